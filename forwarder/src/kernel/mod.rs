@@ -1,0 +1,193 @@
+//! The kernel's network state as a value, and the few changes that we make to it.
+//!
+//! [`View`] is plain data: topology and snapshots are computed from it purely. [`netlink::Kernel`]
+//! reads it, tells when it changed and is the one interface through which everything is changed.
+
+pub mod guard;
+pub mod netlink;
+pub mod nic;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::id::InterfaceId;
+
+/// The kernel's network state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Network devices.
+    pub links: Vec<Link>,
+    /// Addresses of the devices.
+    pub addresses: Vec<Address>,
+    /// Routes of the tables `main`, `local` and `default`, both families.
+    pub routes: Vec<Route>,
+    /// Neighbours that have a MAC address.
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl View {
+    /// The device of that name or altname.
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name || l.altnames.iter().any(|a| a == name))
+    }
+
+    /// The device of that index.
+    pub fn link(&self, id: InterfaceId) -> Option<&Link> {
+        self.links.iter().find(|l| l.id == id)
+    }
+
+    /// The devices enslaved to `master`, in order of their index.
+    pub fn slaves(&self, master: InterfaceId) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(move |l| l.master == Some(master))
+    }
+}
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub id: InterfaceId,
+    /// Its name.
+    pub name: String,
+    /// Its other names.
+    pub altnames: Vec<String>,
+    /// Its MAC address; zero when it has none.
+    pub mac: [u8; 6],
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Has a carrier.
+    pub carrier: bool,
+    /// The bond or bridge that it belongs to.
+    pub master: Option<InterfaceId>,
+    /// What it is.
+    pub kind: LinkKind,
+    /// As a slave of a bond: what the bond thinks of it.
+    pub slave: Option<SlaveState>,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A plain device: a NIC, veth, ...
+    Plain,
+    /// The loopback.
+    Loopback,
+    /// A bond.
+    Bond(BondMode),
+    /// A VLAN on another device.
+    Vlan {
+        /// VLAN id.
+        id: u16,
+        /// The device below.
+        lower: InterfaceId,
+        /// 802.1ad (service tag) rather than 802.1Q.
+        service: bool,
+    },
+    /// Anything that carries no frames of its own for us: bridge, TUN, wireguard, ...
+    Other(String),
+}
+
+/// Mode of a bond, by the kernel's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BondMode {
+    /// balance-rr (0).
+    RoundRobin,
+    /// active-backup (1).
+    ActiveBackup,
+    /// balance-xor (2).
+    Xor,
+    /// broadcast (3).
+    Broadcast,
+    /// 802.3ad, LACP (4).
+    Lacp,
+    /// balance-tlb (5).
+    Tlb,
+    /// balance-alb (6).
+    Alb,
+}
+
+/// What a bond thinks of a slave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlaveState {
+    /// Link monitoring says up.
+    pub mii_up: bool,
+    /// The bond uses it (state "active", not "backup").
+    pub active: bool,
+    /// 802.3ad aggregator, 0 otherwise.
+    pub aggregator: u16,
+    /// 802.3ad actor's operational state; 0x30 = collecting and distributing, 0x3f = fully up.
+    pub actor_state: u8,
+    /// 802.3ad partner's operational state.
+    pub partner_state: u16,
+    /// The device's own MAC address (a bond gives its slaves one in common).
+    pub permanent_mac: [u8; 6],
+}
+
+/// An address of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The device.
+    pub interface: InterfaceId,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination.
+    pub prefix: IpNet,
+    /// What it does.
+    pub kind: RouteKind,
+    /// Device it leaves by.
+    pub interface: Option<InterfaceId>,
+    /// Router it is sent to.
+    pub gateway: Option<IpAddr>,
+    /// Smaller wins.
+    pub metric: u32,
+    /// Table number: 254 main, 255 local, 253 default.
+    pub table: u32,
+    /// Who installed it; [`PROTOCOL`] is us.
+    pub protocol: u8,
+}
+
+/// Our number in the `protocol` field of routes and rules.
+pub const PROTOCOL: u8 = 151;
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Forwards.
+    Unicast,
+    /// Delivers here.
+    Local,
+    /// Broadcast, multicast or anycast: the kernel's business.
+    Special,
+    /// Unreachable, blackhole, prohibit, throw.
+    Unreachable,
+}
+
+/// A neighbour whose MAC address is known (reachable, stale, delay, probe, permanent, noarp).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The device that it is on.
+    pub interface: InterfaceId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+}
+
+/// The kernel's answer to "how would a packet to there leave?" (`ip route get`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The device.
+    pub interface: InterfaceId,
+    /// The next hop: the router, or the destination itself.
+    pub next_hop: IpAddr,
+    /// The source address that the kernel would choose.
+    pub source: IpAddr,
+}

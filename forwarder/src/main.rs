@@ -1,0 +1,3 @@
+//! `forwarder`.
+
+fn main() {}

@@ -1,0 +1,190 @@
+//! What a lane knows of the world: an immutable value that the control thread publishes.
+//!
+//! Workers and the slow path get the same routes, groups and sessions; they differ in [`Encap`] and
+//! [`NextHop`], that is, in how a packet leaves.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use ipnet::{Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
+use crate::wireguard::Session;
+
+/// Longest outer header: Ethernet, two VLAN tags, IPv6, UDP.
+pub const MAX_ENCAP_LEN: usize = 14 + 8 + 40 + 8;
+
+/// Everything a lane needs to carry packets.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts publications; a lane compares it to see that something changed.
+    pub generation: u64,
+    /// Frames' (port, VLAN tags, destination MAC) -> interface.
+    pub interfaces: Arc<HashMap<FrameKey, InterfaceId>>,
+    /// Inner destinations (and sources) -> where they belong.
+    pub routes: Arc<Routes>,
+    /// Groups by [`GroupId`].
+    pub groups: Arc<[Group]>,
+    /// Paths by [`PeerId`]: each peer has one.
+    pub paths: Arc<[Path]>,
+    /// Tunnels by [`TunnelId`].
+    pub tunnels: Arc<[Tunnel]>,
+    /// Sessions by the index that the peer uses for them.
+    pub sessions: Arc<HashMap<u32, Arc<Session>>>,
+    /// How plain packets leave, by interface.
+    pub egresses: Arc<HashMap<InterfaceId, Egress>>,
+    /// MAC addresses of next hops.
+    pub neighbours: Arc<HashMap<(InterfaceId, IpAddr), [u8; 6]>>,
+    /// Whether opened packets may go out by another tunnel.
+    pub transit: bool,
+}
+
+/// What names the layer-3 interface of an Ethernet frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameKey {
+    /// The port that received it.
+    pub port: PortId,
+    /// Outer VLAN id, or 0.
+    pub outer_vlan: u16,
+    /// Inner VLAN id, or 0.
+    pub inner_vlan: u16,
+    /// Destination MAC address.
+    pub mac: [u8; 6],
+}
+
+/// Longest-prefix-match tables: the kernel's FIB with the groups' prefixes merged in.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// IPv4.
+    pub v4: PrefixMap<Ipv4Net, Route>,
+    /// IPv6.
+    pub v6: PrefixMap<Ipv6Net, Route>,
+}
+
+/// Where an inner address belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Behind a group of peers.
+    Tunnel(GroupId),
+    /// The kernel's own (local addresses, broadcast, multicast) or a route that only it can follow.
+    Kernel,
+    /// On or behind a layer-3 interface that has a port of ours.
+    Interface {
+        /// The interface.
+        interface: InterfaceId,
+        /// The router to send to; `None` when the destination is on the link.
+        gateway: Option<IpAddr>,
+    },
+    /// Unreachable, blackhole, prohibit.
+    Unreachable,
+}
+
+impl Routes {
+    /// The most specific route of `address`; `None` when nothing matches.
+    pub fn lookup(&self, address: IpAddr) -> Option<Route> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_lpm(&host4(a)).map(|(_, r)| *r),
+            IpAddr::V6(a) => self.v6.get_lpm(&host6(a)).map(|(_, r)| *r),
+        }
+    }
+}
+
+/// Peers that carry the same prefixes, and which of them takes which flow.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Inner 5-tuple hash modulo the length -> the peer whose path carries it. Never empty; only
+    /// healthy paths stand here unless none is.
+    pub buckets: Box<[PeerId]>,
+    /// Largest IP packet that fits into the group's tunnels, in bytes.
+    pub mtu: u16,
+}
+
+/// How sealed packets reach a peer.
+#[derive(Debug, Clone)]
+pub struct Path {
+    /// The tunnel of the peer.
+    pub tunnel: TunnelId,
+    /// The session to seal with; `None` while there is none: packets wait.
+    pub session: Option<Arc<Session>>,
+    /// How they leave; `None` while the egress is unknown or down: packets wait.
+    pub encap: Option<Encap>,
+}
+
+/// How a WireGuard message leaves.
+#[derive(Debug, Clone)]
+pub enum Encap {
+    /// As an Ethernet frame on a port. Lengths, IPv4 id, checksums and ECN are filled in per packet.
+    Frame {
+        /// The port.
+        port: PortId,
+        /// Ethernet header, VLAN tags, IP and UDP header.
+        header: ArrayVec<u8, MAX_ENCAP_LEN>,
+        /// Offset of the IP header in `header`.
+        ip: u8,
+    },
+    /// As a datagram of the tunnel's UDP socket.
+    Datagram {
+        /// Where to.
+        to: std::net::SocketAddr,
+    },
+}
+
+/// A tunnel's inbound side.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// UDP port that its messages must have come to.
+    pub listen_port: u16,
+    /// Inner source -> the peer that may send it.
+    pub allowed_ips: AllowedIps,
+    /// Largest IP packet of the tunnel, in bytes: padding stops there.
+    pub mtu: u16,
+}
+
+/// A tunnel's allowed-IPs.
+#[derive(Debug, Default)]
+pub struct AllowedIps {
+    /// IPv4.
+    pub v4: PrefixMap<Ipv4Net, PeerId>,
+    /// IPv6.
+    pub v6: PrefixMap<Ipv6Net, PeerId>,
+}
+
+impl AllowedIps {
+    /// The peer that may send from `address`: the one with the most specific prefix.
+    pub fn lookup(&self, address: IpAddr) -> Option<PeerId> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_lpm(&host4(a)).map(|(_, p)| *p),
+            IpAddr::V6(a) => self.v6.get_lpm(&host6(a)).map(|(_, p)| *p),
+        }
+    }
+}
+
+/// How plain packets leave by a layer-3 interface.
+#[derive(Debug, Clone)]
+pub enum Egress {
+    /// As Ethernet frames.
+    Ethernet {
+        /// The ports that carry the interface's frames now: one, or a bond's usable slaves. Tunnel
+        /// `t` uses the one at `t` modulo the length. Empty when all are down.
+        ports: ArrayVec<PortId, 16>,
+        /// Source MAC address.
+        mac: [u8; 6],
+        /// VLAN ids, outer first.
+        vlans: ArrayVec<u16, 2>,
+        /// Largest IP packet, in bytes.
+        mtu: u16,
+    },
+    /// Through the kernel's TUN (the slow path: the kernel forwards).
+    Kernel,
+}
+
+fn host4(a: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::new_assert(a, 32)
+}
+
+fn host6(a: Ipv6Addr) -> Ipv6Net {
+    Ipv6Net::new_assert(a, 128)
+}

@@ -1,0 +1,1 @@
+//! TUN as a port.

@@ -1,0 +1,32 @@
+//! WireGuard without I/O: no clock, socket or random source inside; time and randomness are arguments.
+//!
+//! Section numbers refer to the whitepaper, "WireGuard: Next Generation Kernel Network Tunnel".
+//!
+//! The control thread owns a [`Tunnel`] per configuration file and feeds it handshake messages and time;
+//! the tunnel answers with [`Transmit`]s and [`Event`]s. A [`Session`] is what a handshake yields: it
+//! is shared with the workers, who seal and open data messages with it and leave *facts* in it (data
+//! sent, data received, confirmed) that the tunnel sweeps.
+
+pub mod message;
+mod session;
+mod tunnel;
+
+pub use session::{Endpoint, Session, SessionKeys};
+pub use tunnel::{Event, PeerConfig, PeerStatus, PrivateKey, PublicKey, Refusal, Slots, Transmit, Tunnel};
+
+use std::time::Duration;
+
+/// Age at which the initiator renews a session when it sends (section 6.1).
+pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// Age at which a session is neither used nor accepted any more (section 6.1).
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// Messages after which a session is renewed (section 6.1).
+pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+/// Messages after which a session is neither used nor accepted any more (section 6.1).
+pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+/// Time between two initiations to one peer (section 6.1).
+pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long initiations are repeated without an answer (section 6.1).
+pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// How long after received data an answer is due, be it empty (section 6.1).
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
