@@ -18,6 +18,7 @@ pub mod id;
 pub mod kernel;
 pub mod pipeline;
 pub mod port;
+pub mod publish;
 pub mod topology;
 pub mod tun;
 pub mod wireguard;

@@ -9,6 +9,7 @@
 //! stand behind it.
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 
 use crate::id::{InterfaceId, PortId, TunnelId};
 
@@ -101,7 +102,7 @@ pub trait Port: Send {
     fn flush(&mut self);
 
     /// The descriptor to poll for received frames, if the port has one.
-    fn poll_fd(&self) -> Option<std::os::fd::RawFd>;
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 
     /// What the port counted so far.
     fn counters(&self) -> PortCounters;

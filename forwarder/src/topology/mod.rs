@@ -36,7 +36,7 @@ pub enum Mode {
 }
 
 /// The whole plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// Cores of the workers, by worker number.
     pub cores: Vec<usize>,

@@ -1,0 +1,146 @@
+//! How packets leave: which ports of an interface are usable, and the outer headers of a path.
+
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+
+use crate::id::{InterfaceId, PortId, TunnelId};
+use crate::kernel::{BondMode, Link, LinkKind, Resolved, View};
+use crate::pipeline::snapshot::{Egress, Encap};
+use crate::topology::{InterfacePlan, PortPlan, Topology};
+
+/// 802.3ad port state: collecting and distributing.
+const COLLECTING_DISTRIBUTING: u8 = 0x30;
+
+/// What stands between a peer's endpoint and an outer header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The MAC address of the next hop is not known yet.
+    Neighbour(InterfaceId, std::net::IpAddr),
+    /// The route leads into our own TUN.
+    Loop,
+    /// The route leaves by an interface without a port of ours.
+    Elsewhere(InterfaceId),
+    /// Every port of the interface is down.
+    Down(InterfaceId),
+    /// The kernel has no route.
+    Unroutable(String),
+}
+
+/// The outer headers for messages from `local_port` of tunnel `tunnel` to `remote`, given the kernel's
+/// answer how they would leave.
+///
+/// On a bond the tunnel's number picks the usable slave, so that parallel tunnels use different slaves.
+///
+/// # Errors
+/// What is missing.
+pub fn encap(
+    topology: &Topology,
+    view: &View,
+    tun: InterfaceId,
+    tunnel: TunnelId,
+    local_port: u16,
+    remote: SocketAddr,
+    resolved: &Resolved,
+) -> Result<Encap, Obstacle> {
+    let interface = resolved.interface;
+    if interface == tun {
+        return Err(Obstacle::Loop);
+    }
+    let plan = topology.interfaces.iter().find(|plan| plan.interface == interface);
+    let plan = plan.ok_or(Obstacle::Elsewhere(interface))?;
+    let ports = usable_ports(topology, view, plan);
+    if ports.is_empty() {
+        return Err(Obstacle::Down(interface));
+    }
+    let next_hop = resolved.next_hop;
+    let neighbour = view.neighbours.iter().find(|n| n.interface == interface && n.address == next_hop);
+    let neighbour = neighbour.ok_or(Obstacle::Neighbour(interface, next_hop))?;
+    let port = ports[tunnel.index() % ports.len()];
+    let source = SocketAddr::new(resolved.source, local_port);
+    let mac = view.link(interface).map_or([0; 6], |link| link.mac);
+    let header = Encap::frame(port, mac, neighbour.mac, &plan.vlans, source, remote);
+    header.ok_or_else(|| Obstacle::Unroutable(format!("the kernel would send to {remote} from {source}")))
+}
+
+/// How plain packets leave by an interface now.
+pub fn egress(topology: &Topology, view: &View, plan: &InterfacePlan) -> Option<Egress> {
+    let link = view.link(plan.interface)?;
+    Some(Egress::Ethernet {
+        ports: usable_ports(topology, view, plan),
+        mac: link.mac,
+        vlans: plan.vlans.clone(),
+        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+    })
+}
+
+/// The interface's ports that may transmit now, in their order.
+pub fn usable_ports(topology: &Topology, view: &View, plan: &InterfacePlan) -> ArrayVec<PortId, 16> {
+    let usable = |id: &&PortId| usable(view, &topology.ports[id.index()]);
+    plan.ports.iter().filter(usable).copied().take(16).collect()
+}
+
+fn usable(view: &View, port: &PortPlan) -> bool {
+    let Some(link) = view.link(port.interface) else { return false };
+    let mode = port.bond.and_then(|bond| view.link(bond)).map(|bond| &bond.kind);
+    link.up
+        && link.carrier
+        && match mode {
+            Some(LinkKind::Bond(mode)) => transmits(link, *mode),
+            _ => true,
+        }
+}
+
+/// Whether the bond itself would send by this slave.
+fn transmits(link: &Link, mode: BondMode) -> bool {
+    let Some(slave) = link.slave else { return false };
+    let distributes = |state: u8| state & COLLECTING_DISTRIBUTING == COLLECTING_DISTRIBUTING;
+    match mode {
+        BondMode::Lacp => slave.active && distributes(slave.actor_state) && distributes(slave.partner_state as u8),
+        BondMode::ActiveBackup => slave.active && slave.mii_up,
+        _ => slave.mii_up,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::SlaveState;
+
+    fn slave(active: bool, actor_state: u8, partner_state: u16) -> Link {
+        Link {
+            id: InterfaceId(3),
+            name: "eth1".into(),
+            altnames: vec![],
+            mac: [2; 6],
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            master: Some(InterfaceId(2)),
+            kind: LinkKind::Plain,
+            slave: Some(SlaveState {
+                mii_up: true,
+                active,
+                aggregator: 1,
+                actor_state,
+                partner_state,
+                permanent_mac: [2; 6],
+            }),
+        }
+    }
+
+    #[test]
+    fn lacp_slaves_transmit_only_while_both_ends_collect_and_distribute() {
+        assert!(transmits(&slave(true, 0x3f, 0x3f), BondMode::Lacp));
+        assert!(!transmits(&slave(true, 0x3f, 0x0f), BondMode::Lacp));
+        assert!(!transmits(&slave(true, 0x1f, 0x3f), BondMode::Lacp));
+        assert!(!transmits(&slave(false, 0x3f, 0x3f), BondMode::Lacp));
+    }
+
+    #[test]
+    fn only_the_active_slave_of_an_active_backup_bond_transmits() {
+        assert!(transmits(&slave(true, 0, 0), BondMode::ActiveBackup));
+        assert!(!transmits(&slave(false, 0, 0), BondMode::ActiveBackup));
+        assert!(transmits(&slave(false, 0, 0), BondMode::RoundRobin));
+    }
+}

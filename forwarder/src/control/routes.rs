@@ -1,0 +1,184 @@
+//! The kernel's FIB and the groups' prefixes, merged into what the lanes and the XDP program look up.
+//!
+//! The kernel's FIB is the truth: a destination belongs to a group only if the kernel's own best route
+//! for it leaves by our TUN. Then the most specific group prefix chooses the group.
+
+use std::collections::HashMap;
+
+use forwarder_contract::Steering;
+use ipnet::IpNet;
+use prefix_trie::{Prefix, PrefixMap};
+
+use crate::id::{GroupId, InterfaceId};
+use crate::kernel::{Route as KernelRoute, RouteKind, View};
+use crate::pipeline::snapshot::{Route, Routes};
+use crate::topology::Topology;
+
+/// Merges the kernel's routes with the topology's groups. `tun` is our TUN device.
+pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Routes {
+    let best = best_per_prefix(&view.routes);
+    let ours = |id: InterfaceId| topology.interfaces.iter().any(|plan| plan.interface == id);
+    let mut fib4 = PrefixMap::new();
+    let mut fib6 = PrefixMap::new();
+    for route in best.values() {
+        let target = target(route, tun, &ours);
+        match route.prefix {
+            IpNet::V4(prefix) => drop(fib4.insert(prefix, target)),
+            IpNet::V6(prefix) => drop(fib6.insert(prefix, target)),
+        }
+    }
+    let mut groups4 = PrefixMap::new();
+    let mut groups6 = PrefixMap::new();
+    for (group, id) in topology.groups.iter().zip(0..) {
+        for prefix in &group.prefixes {
+            match prefix {
+                IpNet::V4(prefix) => drop(groups4.insert(*prefix, GroupId(id))),
+                IpNet::V6(prefix) => drop(groups6.insert(*prefix, GroupId(id))),
+            }
+        }
+    }
+    Routes { v4: overlay(&fib4, &groups4), v6: overlay(&fib6, &groups6) }
+}
+
+/// What the XDP program must know of `routes`: the tunnels' prefixes, and the exceptions inside them.
+pub fn steering(routes: &Routes) -> Vec<(IpNet, Steering)> {
+    let mut entries = Vec::new();
+    entries.extend(steered(&routes.v4).map(|(p, s)| (IpNet::V4(p), s)));
+    entries.extend(steered(&routes.v6).map(|(p, s)| (IpNet::V6(p), s)));
+    entries
+}
+
+/// Where the kernel's route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Tun,
+    Other(Route),
+}
+
+/// One route per prefix: local table first, then the smallest metric, as the kernel chooses.
+fn best_per_prefix(routes: &[KernelRoute]) -> HashMap<IpNet, &KernelRoute> {
+    const LOCAL: u32 = 255;
+    const DEFAULT: u32 = 253;
+    let rank = |r: &KernelRoute| (r.table != LOCAL, r.table == DEFAULT, r.metric);
+    let mut best: HashMap<IpNet, &KernelRoute> = HashMap::new();
+    for route in routes {
+        let prefix = route.prefix.trunc();
+        best.entry(prefix).and_modify(|b| *b = if rank(route) < rank(b) { route } else { b }).or_insert(route);
+    }
+    best
+}
+
+fn target(route: &KernelRoute, tun: InterfaceId, ours: &dyn Fn(InterfaceId) -> bool) -> Target {
+    match (route.kind, route.interface) {
+        (RouteKind::Unicast, Some(id)) if id == tun => Target::Tun,
+        (RouteKind::Unicast, Some(id)) if ours(id) => {
+            Target::Other(Route::Interface { interface: id, gateway: route.gateway })
+        }
+        (RouteKind::Unreachable, _) => Target::Other(Route::Unreachable),
+        _ => Target::Other(Route::Kernel),
+    }
+}
+
+/// Every prefix of either table, with what both say of it together.
+fn overlay<P: Prefix + Clone>(fib: &PrefixMap<P, Target>, groups: &PrefixMap<P, GroupId>) -> PrefixMap<P, Route> {
+    let resolve = |prefix: &P| match fib.get_lpm(prefix).map(|(_, t)| *t) {
+        // What leads to the TUN but belongs to no peer (the TUN's own subnet) is the kernel's.
+        Some(Target::Tun) => Some(groups.get_lpm(prefix).map_or(Route::Kernel, |(_, g)| Route::Tunnel(*g))),
+        Some(Target::Other(route)) => Some(route),
+        None => None,
+    };
+    let prefixes = fib.keys().chain(groups.keys());
+    prefixes.filter_map(|p| resolve(&p).map(|route| (p, route))).collect()
+}
+
+fn steered<P: Prefix + Clone>(routes: &PrefixMap<P, Route>) -> impl Iterator<Item = (P, Steering)> {
+    let tunnelled = |p: &P| routes.cover(p).any(|(_, r)| matches!(r, Route::Tunnel(_)));
+    routes.iter().filter_map(move |(p, r)| match r {
+        Route::Tunnel(_) => Some((p, Steering::Tunnel)),
+        _ if tunnelled(&p) => Some((p, Steering::Pass)),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{GroupPlan, InterfacePlan};
+
+    const TUN: InterfaceId = InterfaceId(9);
+    const LAN: InterfaceId = InterfaceId(2);
+    const ELSEWHERE: InterfaceId = InterfaceId(7);
+
+    fn net(s: &str) -> IpNet {
+        s.parse().unwrap()
+    }
+
+    fn route(prefix: &str, kind: RouteKind, interface: Option<InterfaceId>, metric: u32) -> KernelRoute {
+        let table = if kind == RouteKind::Unicast { 254 } else { 255 };
+        KernelRoute { prefix: net(prefix), kind, interface, gateway: None, metric, table, protocol: 3 }
+    }
+
+    fn topology(groups: &[&[&str]]) -> Topology {
+        let plan = InterfacePlan { interface: LAN, name: "lan".into(), vlans: [].into_iter().collect(), ports: vec![] };
+        let group = |g: &&[&str]| GroupPlan { prefixes: g.iter().map(|p| net(p)).collect(), peers: vec![] };
+        Topology {
+            interfaces: vec![plan],
+            groups: groups.iter().map(group).collect(),
+            ..Topology::default()
+        }
+    }
+
+    fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Routes {
+        merge(&View { routes, ..View::default() }, &topology(groups), TUN)
+    }
+
+    #[test]
+    fn a_prefix_is_a_groups_only_if_the_kernel_routes_it_to_the_tun() {
+        let routes = vec![
+            route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0),
+            route("10.1.0.0/24", RouteKind::Unicast, Some(LAN), 0),
+        ];
+        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.3.0.0/16"]]);
+        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
+        assert_eq!(routes.lookup("10.3.1.1".parse().unwrap()), None);
+        assert!(matches!(routes.lookup("10.1.0.9".parse().unwrap()), Some(Route::Interface { .. })));
+    }
+
+    #[test]
+    fn longest_group_prefix_wins_under_one_tun_route() {
+        let routes = vec![route("10.0.0.0/8", RouteKind::Unicast, Some(TUN), 0)];
+        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.2.5.0/24"]]);
+        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
+        assert_eq!(routes.lookup("10.2.5.1".parse().unwrap()), Some(Route::Tunnel(GroupId(1))));
+        assert_eq!(routes.lookup("10.9.0.1".parse().unwrap()), Some(Route::Kernel));
+    }
+
+    #[test]
+    fn more_specific_kernel_routes_inside_a_tunnel_prefix_are_passed() {
+        let routes = vec![
+            route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0),
+            route("10.2.7.0/24", RouteKind::Unicast, Some(ELSEWHERE), 0),
+            route("10.2.0.1/32", RouteKind::Local, None, 0),
+            route("192.0.2.0/24", RouteKind::Unicast, Some(LAN), 0),
+        ];
+        let mut entries = steering(&merged(routes, &[&["10.2.0.0/16"]]));
+        entries.sort_by_key(|(p, _)| *p);
+        let want = [
+            (net("10.2.0.0/16"), Steering::Tunnel),
+            (net("10.2.0.1/32"), Steering::Pass),
+            (net("10.2.7.0/24"), Steering::Pass),
+        ];
+        assert_eq!(entries, want);
+    }
+
+    #[test]
+    fn the_unreachable_guard_counts_only_when_the_tun_route_is_gone() {
+        let guard = KernelRoute { table: 254, ..route("10.2.0.0/16", RouteKind::Unreachable, None, u32::MAX) };
+        let with_tun = vec![guard, route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0)];
+        let routes = merged(with_tun, &[&["10.2.0.0/16"]]);
+        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
+        let routes = merged(vec![guard], &[&["10.2.0.0/16"]]);
+        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Unreachable));
+        assert!(steering(&routes).is_empty());
+    }
+}

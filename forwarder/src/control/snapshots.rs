@@ -1,0 +1,146 @@
+//! Snapshots computed from what the control thread knows; pure.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::egress;
+use crate::config::TunnelConfig;
+use crate::id::{InterfaceId, PeerId, TunnelId};
+use crate::kernel::View;
+use crate::pipeline::flow;
+use crate::pipeline::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Routes, Snapshot, Tunnel};
+use crate::topology::Topology;
+use crate::wireguard::Slots;
+
+/// What the control thread knows of a peer's path.
+#[derive(Debug, Default)]
+pub struct PathState {
+    /// The peer's sessions.
+    pub slots: Slots,
+    /// Where its messages go.
+    pub endpoint: Option<SocketAddr>,
+    /// How they leave by a port.
+    pub encap: Option<Encap>,
+}
+
+/// What a snapshot is made of.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// The plan.
+    pub topology: &'a Topology,
+    /// The kernel's state.
+    pub view: &'a View,
+    /// [`super::routes::merge`] of both.
+    pub routes: &'a Arc<Routes>,
+    /// The tunnels' inbound side, which changes only with the configuration.
+    pub tunnels: &'a Arc<[Tunnel]>,
+    /// The paths by peer.
+    pub paths: &'a [PathState],
+    /// Whether opened packets may go out by another tunnel.
+    pub transit: bool,
+}
+
+/// The tunnels' inbound side.
+pub fn tunnels(topology: &Topology, configs: &[TunnelConfig], listen_ports: &[u16]) -> Arc<[Tunnel]> {
+    let tunnels = topology.tunnels.iter().zip(configs).zip(listen_ports);
+    tunnels
+        .map(|((plan, config), listen_port)| {
+            let mut allowed_ips = AllowedIps::default();
+            for peer in &plan.peers {
+                for prefix in &config.peers[topology.peers[peer.index()].section].allowed_ips {
+                    match prefix {
+                        IpNet::V4(prefix) => drop(allowed_ips.v4.insert(*prefix, *peer)),
+                        IpNet::V6(prefix) => drop(allowed_ips.v6.insert(*prefix, *peer)),
+                    }
+                }
+            }
+            Tunnel { listen_port: *listen_port, allowed_ips, mtu: plan.mtu }
+        })
+        .collect()
+}
+
+impl World<'_> {
+    /// The workers' snapshot, in which packets leave as frames of our ports; and the slow path's, in
+    /// which they leave by UDP sockets and the TUN.
+    pub fn snapshots(&self, generation: u64) -> (Snapshot, Snapshot) {
+        let sessions = Arc::new(self.paths.iter().flat_map(|p| sessions(&p.slots)).collect());
+        let groups = self.groups();
+        let neighbours = Arc::new(self.neighbours());
+        let snapshot = |paths: Vec<Path>, interfaces, egresses| Snapshot {
+            generation,
+            interfaces: Arc::new(interfaces),
+            routes: Arc::clone(self.routes),
+            groups: Arc::clone(&groups),
+            paths: paths.into(),
+            tunnels: Arc::clone(self.tunnels),
+            sessions: Arc::clone(&sessions),
+            egresses: Arc::new(egresses),
+            neighbours: Arc::clone(&neighbours),
+            transit: self.transit,
+        };
+        let fast = self.paths(|state| state.encap.clone());
+        let slow = self.paths(|state| state.endpoint.map(|to| Encap::Datagram { to }));
+        let kernel = self.topology.interfaces.iter().map(|plan| (plan.interface, Egress::Kernel)).collect();
+        (snapshot(fast, self.interfaces(), self.egresses()), snapshot(slow, Map::default(), kernel))
+    }
+
+    fn paths(&self, encap: impl Fn(&PathState) -> Option<Encap>) -> Vec<Path> {
+        let tunnel_of = |peer: usize| -> TunnelId { self.topology.peers[peer].tunnel };
+        let path = |(peer, state): (usize, &PathState)| Path {
+            tunnel: tunnel_of(peer),
+            session: state.slots.current.clone(),
+            encap: encap(state),
+        };
+        self.paths.iter().enumerate().map(path).collect()
+    }
+
+    fn groups(&self) -> Arc<[Group]> {
+        let healthy = |peer: &PeerId| {
+            let state = &self.paths[peer.index()];
+            (*peer, state.slots.current.is_some() && state.encap.is_some())
+        };
+        let mtu = |peer: &PeerId| self.topology.tunnels[self.topology.peers[peer.index()].tunnel.index()].mtu;
+        let groups = self.topology.groups.iter().map(|plan| Group {
+            buckets: flow::buckets(&plan.peers.iter().map(healthy).collect::<Vec<_>>()),
+            mtu: plan.peers.iter().map(mtu).min().unwrap_or(0),
+        });
+        groups.collect()
+    }
+
+    fn interfaces(&self) -> Map<FrameKey, InterfaceId> {
+        let mut interfaces = Map::default();
+        for plan in &self.topology.interfaces {
+            for key in frame_keys(self.topology, self.view, plan.interface) {
+                interfaces.insert(key, plan.interface);
+            }
+        }
+        interfaces
+    }
+
+    fn egresses(&self) -> Map<InterfaceId, Egress> {
+        let egress = |plan| egress::egress(self.topology, self.view, plan);
+        self.topology.interfaces.iter().filter_map(|plan| Some((plan.interface, egress(plan)?))).collect()
+    }
+
+    fn neighbours(&self) -> Map<(InterfaceId, IpAddr), [u8; 6]> {
+        let ours = |id| self.topology.interfaces.iter().any(|plan| plan.interface == id);
+        let known = self.view.neighbours.iter().filter(|n| ours(n.interface));
+        known.map(|n| ((n.interface, n.address), n.mac)).collect()
+    }
+}
+
+/// What names the frames of an interface on each of its ports.
+pub fn frame_keys(topology: &Topology, view: &View, interface: InterfaceId) -> Vec<FrameKey> {
+    let plan = topology.interfaces.iter().find(|plan| plan.interface == interface);
+    let (Some(plan), Some(link)) = (plan, view.link(interface)) else { return Vec::new() };
+    let vlan = |i: usize| plan.vlans.get(i).copied().unwrap_or(0);
+    let key = |port| FrameKey { port, outer_vlan: vlan(0), inner_vlan: vlan(1), mac: link.mac };
+    plan.ports.iter().map(|port| key(*port)).collect()
+}
+
+fn sessions(slots: &Slots) -> impl Iterator<Item = (u32, Arc<crate::wireguard::Session>)> {
+    let all = [&slots.previous, &slots.current, &slots.next];
+    all.into_iter().flatten().map(|s| (s.local_index, Arc::clone(s))).collect::<Vec<_>>().into_iter()
+}

@@ -1,0 +1,163 @@
+//! How snapshots reach the lanes: each lane has a slot; publishing fills it and wakes the lane.
+//!
+//! A lane looks at one atomic per turn and takes the new snapshot under a lock that is otherwise never
+//! contended. The control thread keeps every snapshot until no lane holds it any more, so that none is
+//! ever freed (and no key wiped) on a packet's time.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::pipeline::Snapshot;
+use crate::pipeline::control::Injected;
+use crate::port::PortCounters;
+
+/// Messages that may wait for a lane to send them.
+const MAX_INJECTED: usize = 1024;
+
+/// The control thread's side.
+#[derive(Debug)]
+pub struct Publisher {
+    slots: Vec<Arc<Slot>>,
+    live: Vec<Arc<Snapshot>>,
+}
+
+/// A lane's side.
+#[derive(Debug)]
+pub struct Subscriber {
+    slot: Arc<Slot>,
+    snapshot: Arc<Snapshot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: CachePadded<AtomicU64>,
+    next: Mutex<Arc<Snapshot>>,
+    injected: ArrayQueue<Injected>,
+    counters_wanted: AtomicBool,
+    counters: Mutex<Vec<PortCounters>>,
+    wake: EventFd,
+}
+
+impl Publisher {
+    /// A publisher without lanes.
+    pub fn new() -> Self {
+        Self { slots: Vec::new(), live: Vec::new() }
+    }
+
+    /// Adds a lane that begins with `snapshot`; lanes are numbered in the order of this call.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn subscribe(&mut self, snapshot: &Arc<Snapshot>) -> nix::Result<Subscriber> {
+        let slot = Arc::new(Slot {
+            generation: CachePadded::new(AtomicU64::new(snapshot.generation)),
+            next: Mutex::new(Arc::clone(snapshot)),
+            injected: ArrayQueue::new(MAX_INJECTED),
+            counters_wanted: AtomicBool::new(false),
+            counters: Mutex::default(),
+            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+        });
+        self.slots.push(Arc::clone(&slot));
+        self.live.push(Arc::clone(snapshot));
+        Ok(Subscriber { slot, snapshot: Arc::clone(snapshot) })
+    }
+
+    /// Gives lane `lane` a new snapshot and wakes it.
+    pub fn publish(&mut self, lane: usize, snapshot: Arc<Snapshot>) {
+        let slot = &self.slots[lane];
+        let generation = snapshot.generation;
+        self.live.push(Arc::clone(&snapshot));
+        *slot.next.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        slot.generation.store(generation, Ordering::Release);
+        slot.wake();
+    }
+
+    /// Frees the snapshots that no lane holds any more.
+    pub fn reclaim(&mut self) {
+        self.live.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Hands a message to a lane for sending; `false` when its queue is full.
+    pub fn inject(&self, lane: usize, message: Injected) -> bool {
+        let slot = &self.slots[lane];
+        let taken = slot.injected.push(message).is_ok();
+        slot.wake();
+        taken
+    }
+
+    /// Asks every lane for its ports' counters; they are there after its next turn.
+    pub fn request_counters(&self) {
+        for slot in &self.slots {
+            slot.counters_wanted.store(true, Ordering::Release);
+            slot.wake();
+        }
+    }
+
+    /// Whether some lane has not answered [`Self::request_counters`] yet.
+    pub fn counters_pending(&self) -> bool {
+        self.slots.iter().any(|slot| slot.counters_wanted.load(Ordering::Acquire))
+    }
+
+    /// The counters that lane `lane` gave last, by position of its ports.
+    pub fn counters(&self, lane: usize) -> Vec<PortCounters> {
+        self.slots[lane].counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Wakes every lane, to look at whatever else it looks at (the stop flag).
+    pub fn wake_all(&self) {
+        self.slots.iter().for_each(|slot| slot.wake());
+    }
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subscriber {
+    /// The newest snapshot.
+    pub fn current(&mut self) -> &Snapshot {
+        if self.slot.generation.load(Ordering::Acquire) != self.snapshot.generation {
+            let next = self.slot.next.lock().unwrap_or_else(PoisonError::into_inner);
+            self.snapshot = Arc::clone(&next);
+        }
+        &self.snapshot
+    }
+
+    /// The next message to send.
+    pub fn next_injected(&self) -> Option<Injected> {
+        self.slot.injected.pop()
+    }
+
+    /// Gives the control thread the ports' counters if it asked for them.
+    pub fn report(&self, counters: impl FnOnce() -> Vec<PortCounters>) {
+        if self.slot.counters_wanted.load(Ordering::Acquire) {
+            *self.slot.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters();
+            self.slot.counters_wanted.store(false, Ordering::Release);
+        }
+    }
+
+    /// Readable when something was published, injected or otherwise asked for.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.slot.wake.as_fd()
+    }
+
+    /// Makes [`Self::wake_fd`] wait again.
+    pub fn acknowledge(&self) {
+        // Nothing to read (EAGAIN) is as good as having read it.
+        let _ = self.slot.wake.read();
+    }
+}
+
+impl Slot {
+    fn wake(&self) {
+        // The only error is EAGAIN at u64::MAX - 1: the lane is awake then, anyway.
+        let _ = self.wake.write(1);
+    }
+}
