@@ -3,7 +3,6 @@
 //! Workers and the slow path get the same routes, groups and sessions; they differ in [`Encap`] and
 //! [`NextHop`], that is, in how a packet leaves.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -14,6 +13,10 @@ use prefix_trie::PrefixMap;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::wireguard::Session;
 
+/// A map for the packet path: std's table with a fast keyed hash. The key is drawn per process, so that
+/// frames cannot be made to collide.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Longest outer header: Ethernet, two VLAN tags, IPv6, UDP.
 pub const MAX_ENCAP_LEN: usize = 14 + 8 + 40 + 8;
 
@@ -23,7 +26,7 @@ pub struct Snapshot {
     /// Counts publications; a lane compares it to see that something changed.
     pub generation: u64,
     /// Frames' (port, VLAN tags, destination MAC) -> interface.
-    pub interfaces: Arc<HashMap<FrameKey, InterfaceId>>,
+    pub interfaces: Arc<Map<FrameKey, InterfaceId>>,
     /// Inner destinations (and sources) -> where they belong.
     pub routes: Arc<Routes>,
     /// Groups by [`GroupId`].
@@ -33,11 +36,11 @@ pub struct Snapshot {
     /// Tunnels by [`TunnelId`].
     pub tunnels: Arc<[Tunnel]>,
     /// Sessions by the index that the peer uses for them.
-    pub sessions: Arc<HashMap<u32, Arc<Session>>>,
+    pub sessions: Arc<Map<u32, Arc<Session>>>,
     /// How plain packets leave, by interface.
-    pub egresses: Arc<HashMap<InterfaceId, Egress>>,
+    pub egresses: Arc<Map<InterfaceId, Egress>>,
     /// MAC addresses of next hops.
-    pub neighbours: Arc<HashMap<(InterfaceId, IpAddr), [u8; 6]>>,
+    pub neighbours: Arc<Map<(InterfaceId, IpAddr), [u8; 6]>>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
 }

@@ -1,1 +1,142 @@
-//! Memory port.
+//! Memory as a port: tests push frames in and take the transmitted ones out.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Arena, Destination, Layer, Port, PortCounters, RxFrame, TxFrame};
+
+/// A port without a device. Like a device it sends only when it is flushed, and only then do its
+/// transmit frames come back.
+#[derive(Debug)]
+pub struct MemoryPort {
+    wire: Arc<Mutex<Wire>>,
+    rx: Arena,
+    tx: Arena,
+    queued: Vec<TxFrame>,
+    counters: PortCounters,
+}
+
+/// The other end of a [`MemoryPort`].
+#[derive(Clone, Debug)]
+pub struct MemoryWire(Arc<Mutex<Wire>>);
+
+/// A frame that a [`MemoryPort`] transmitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Where it went.
+    pub destination: Destination,
+}
+
+#[derive(Debug, Default)]
+struct Wire {
+    inbox: VecDeque<(Layer, Vec<u8>)>,
+    outbox: Vec<Sent>,
+    outstanding_rx: usize,
+    outstanding_tx: usize,
+}
+
+impl MemoryPort {
+    /// A port with `rx` receive and `tx` transmit frames of `room` bytes each.
+    pub fn new(rx: usize, tx: usize, room: usize) -> (Self, MemoryWire) {
+        let wire = Arc::new(Mutex::new(Wire::default()));
+        let port = Self {
+            wire: wire.clone(),
+            rx: Arena::new(rx, room),
+            tx: Arena::new(tx, room),
+            queued: Vec::with_capacity(tx),
+            counters: PortCounters::default(),
+        };
+        (port, MemoryWire(wire))
+    }
+
+    fn wire(&self) -> std::sync::MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Port for MemoryPort {
+    fn receive(&mut self, origin: u16, max: usize, into: &mut Vec<RxFrame>) -> usize {
+        let mut received = 0;
+        while received < max {
+            let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+            if wire.inbox.is_empty() {
+                break;
+            }
+            let Some(mut frame) = self.rx.take() else { break };
+            let Some((layer, bytes)) = wire.inbox.pop_front() else { break };
+            // A device cuts a frame that is longer than its buffer.
+            frame.set_range(0, bytes.len());
+            let len = frame.len();
+            frame.bytes_mut().copy_from_slice(&bytes[..len]);
+            wire.outstanding_rx += 1;
+            self.counters.rx_packets += 1;
+            self.counters.rx_bytes += len as u64;
+            into.push(RxFrame { frame, layer, origin });
+            received += 1;
+        }
+        received
+    }
+
+    fn release(&mut self, frame: RxFrame) {
+        self.wire().outstanding_rx -= 1;
+        self.rx.give(frame.frame);
+    }
+
+    fn reserve(&mut self) -> Option<TxFrame> {
+        let frame = self.tx.take()?;
+        self.wire().outstanding_tx += 1;
+        Some(TxFrame { frame, destination: Destination::Headers })
+    }
+
+    fn transmit(&mut self, frame: TxFrame) {
+        self.queued.push(frame);
+    }
+
+    fn cancel(&mut self, frame: TxFrame) {
+        self.wire().outstanding_tx -= 1;
+        self.tx.give(frame.frame);
+    }
+
+    fn flush(&mut self) {
+        let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        for frame in self.queued.drain(..) {
+            self.counters.tx_packets += 1;
+            self.counters.tx_bytes += frame.frame.len() as u64;
+            wire.outbox.push(Sent { bytes: frame.frame.bytes().to_vec(), destination: frame.destination });
+            wire.outstanding_tx -= 1;
+            self.tx.give(frame.frame);
+        }
+    }
+
+    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
+    }
+}
+
+impl MemoryWire {
+    /// Puts a frame where the port will receive it.
+    pub fn push(&self, layer: Layer, bytes: impl Into<Vec<u8>>) {
+        self.wire().inbox.push_back((layer, bytes.into()));
+    }
+
+    /// Takes everything that the port transmitted so far.
+    pub fn take(&self) -> Vec<Sent> {
+        std::mem::take(&mut self.wire().outbox)
+    }
+
+    /// Frames that the port handed out and did not get back: received ones and transmit ones.
+    pub fn outstanding(&self) -> (usize, usize) {
+        let wire = self.wire();
+        (wire.outstanding_rx, wire.outstanding_tx)
+    }
+
+    fn wire(&self) -> std::sync::MutexGuard<'_, Wire> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -8,10 +8,13 @@
 //! sent, data received, confirmed) that the tunnel sweeps.
 
 pub mod message;
+mod replay;
 mod session;
+mod traffic;
 mod tunnel;
 
-pub use session::{Endpoint, Session, SessionKeys};
+pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};
+pub use traffic::{Direction, Traffic};
 pub use tunnel::{Event, PeerConfig, PeerStatus, PrivateKey, PublicKey, Refusal, Slots, Transmit, Tunnel};
 
 use std::time::Duration;

@@ -3,7 +3,14 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crossbeam::utils::CachePadded;
+
+use super::replay::ReplayWindow;
+use super::traffic::Traffic;
+use super::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::id::{PeerId, TunnelId};
@@ -17,7 +24,16 @@ pub struct SessionKeys {
     pub receive: aead::Key,
 }
 
-/// Where authentic packets of a peer come from: the outer source and the local address they came to.
+/// Which side of the handshake we were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We sent the initiation.
+    Initiator,
+    /// We sent the response.
+    Responder,
+}
+
+/// Where authentic packets of a peer come from: the outer source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The peer's address and UDP port.
@@ -37,36 +53,190 @@ pub struct Session {
     pub remote_index: u32,
     /// Keys.
     pub keys: SessionKeys,
+    /// Our side of the handshake.
+    pub role: Role,
+    /// When the handshake was finished.
+    pub created: Boottime,
+    traffic: Arc<Traffic>,
+    confirmed: AtomicBool,
+    sent: CachePadded<AtomicU64>,
+    replay: CachePadded<Mutex<ReplayWindow>>,
+}
+
+/// Who a session is between: the first fields of a [`Session`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId {
+    /// The tunnel that it belongs to.
+    pub tunnel: TunnelId,
+    /// The peer that it belongs to.
+    pub peer: PeerId,
+    /// Index by which the peer addresses us.
+    pub local_index: u32,
+    /// Index by which we address the peer.
+    pub remote_index: u32,
 }
 
 impl Session {
+    /// A session of age zero at `now`. `traffic` is the peer's, shared by all its sessions.
+    pub fn new(id: SessionId, keys: SessionKeys, role: Role, now: Boottime, traffic: Arc<Traffic>) -> Self {
+        Self {
+            tunnel: id.tunnel,
+            peer: id.peer,
+            local_index: id.local_index,
+            remote_index: id.remote_index,
+            keys,
+            role,
+            created: now,
+            traffic,
+            confirmed: AtomicBool::new(false),
+            sent: CachePadded::new(AtomicU64::new(0)),
+            replay: CachePadded::new(Mutex::new(ReplayWindow::new())),
+        }
+    }
+
     /// Draws up to `n` consecutive counters for packets that will be sent at `now`. Shorter than `n`
     /// near the message limit; empty when the session is too old or spent. A drawn counter is used
     /// once or never.
-    pub fn draw(&self, _now: Boottime, _n: u64) -> Range<u64> {
-        unimplemented!()
+    pub fn draw(&self, now: Boottime, n: u64) -> Range<u64> {
+        if self.expired(now) {
+            return 0..0;
+        }
+        let mut next = self.sent.load(Relaxed);
+        loop {
+            let end = next + n.min(REJECT_AFTER_MESSAGES - next);
+            match self.sent.compare_exchange_weak(next, end, Relaxed, Relaxed) {
+                Ok(_) => return next..end,
+                Err(actual) => next = actual,
+            }
+        }
     }
 
     /// Whether packets may still be opened with this session at `now`.
-    pub fn receivable(&self, _now: Boottime) -> bool {
-        unimplemented!()
+    pub fn receivable(&self, now: Boottime) -> bool {
+        !self.expired(now)
     }
 
-    /// Runs authentic counters through the replay window, under its lock, in order; `fresh(i)` is
-    /// called with whether counter `i` is new. Notes that authentic messages arrived.
-    pub fn commit(&self, _now: Boottime, _counters: &[u64], _fresh: &mut [bool]) {
-        unimplemented!()
+    /// Runs authentic counters through the replay window, under its lock, in order, and writes to
+    /// `fresh[i]` whether `counters[i]` is new. Notes that authentic messages arrived.
+    pub fn commit(&self, _now: Boottime, counters: &[u64], fresh: &mut [bool]) {
+        let mut accepted = 0;
+        {
+            let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+            for (&counter, fresh) in counters.iter().zip(fresh) {
+                *fresh = replay.accept(counter);
+                accepted += u64::from(*fresh);
+            }
+        }
+        if accepted > 0 {
+            self.traffic.received.count(accepted, 0);
+            self.confirm();
+        }
     }
 
     /// Notes that `packets` messages with `bytes` bytes of UDP payload were sent, `data` of which were
     /// not empty.
-    pub fn note_sent(&self, _now: Boottime, _packets: u64, _bytes: u64, _data: u64) {
-        unimplemented!()
+    pub fn note_sent(&self, now: Boottime, packets: u64, bytes: u64, data: u64) {
+        self.traffic.sent.count(packets, bytes);
+        self.traffic.sent.mark(now, data > 0);
     }
 
     /// Notes that `bytes` bytes of UDP payload of fresh, authentic messages came in, `data` of which
-    /// were not empty, the latest from `endpoint`.
-    pub fn note_received(&self, _now: Boottime, _bytes: u64, _data: u64, _endpoint: Endpoint) {
-        unimplemented!()
+    /// were not empty, the latest from `endpoint`. Their number is counted by [`Self::commit`].
+    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: Endpoint) {
+        self.traffic.received.count(0, bytes);
+        self.traffic.received.mark(now, data > 0);
+        self.traffic.source.note(endpoint);
+    }
+
+    /// Whether a fresh, authentic message came in: the peer has the keys, too.
+    pub fn confirmed(&self) -> bool {
+        self.confirmed.load(Relaxed)
+    }
+
+    /// Whether so many messages were sent that the session must be renewed.
+    pub fn spent(&self) -> bool {
+        self.sent.load(Relaxed) >= REKEY_AFTER_MESSAGES
+    }
+
+    fn expired(&self, now: Boottime) -> bool {
+        now.since(self.created) >= REJECT_AFTER_TIME
+    }
+
+    fn confirm(&self) {
+        if !self.confirmed() {
+            self.confirmed.store(true, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn session() -> Session {
+        let id = SessionId { tunnel: TunnelId(0), peer: PeerId(0), local_index: 1, remote_index: 2 };
+        let keys = SessionKeys { send: aead::Key::new(&[1; 32]), receive: aead::Key::new(&[2; 32]) };
+        Session::new(id, keys, Role::Initiator, Boottime::from_nanos(5), Arc::default())
+    }
+
+    fn at(seconds: u64) -> Boottime {
+        Boottime::from_nanos(5) + Duration::from_secs(seconds)
+    }
+
+    /// Section 6.1, Reject-After-Time.
+    #[test]
+    fn neither_sends_nor_receives_at_180_seconds() {
+        let session = session();
+        let before = Boottime::from_nanos(at(180).nanos() - 1);
+        assert_eq!(session.draw(before, 3), 0..3);
+        assert!(session.receivable(before));
+        assert!(session.draw(at(180), 3).is_empty());
+        assert!(!session.receivable(at(180)));
+    }
+
+    /// Section 6.1, Reject-After-Messages: eight threads share the last counters, each drawn once.
+    #[test]
+    fn counters_near_the_limit_are_drawn_once() {
+        const LEFT: u64 = 10_000;
+        let session = session();
+        session.sent.store(REJECT_AFTER_MESSAGES - LEFT, Relaxed);
+        let drawn: Vec<u64> = std::thread::scope(|scope| {
+            let draw = |n: u64| {
+                let session = &session;
+                scope.spawn(move || (0..LEFT).flat_map(|_| session.draw(at(1), n)).collect::<Vec<_>>())
+            };
+            let threads: Vec<_> = (1..=8).map(draw).collect();
+            threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect()
+        });
+        let unique: HashSet<u64> = drawn.iter().copied().collect();
+        assert_eq!((drawn.len() as u64, unique.len() as u64), (LEFT, LEFT));
+        assert_eq!(unique.iter().max(), Some(&(REJECT_AFTER_MESSAGES - 1)));
+        assert!(session.draw(at(1), 1).is_empty());
+    }
+
+    /// Section 6.1, Rekey-After-Messages.
+    #[test]
+    fn spent_after_2_to_the_60_messages() {
+        let session = session();
+        session.sent.store(REKEY_AFTER_MESSAGES - 1, Relaxed);
+        assert!(!session.spent());
+        assert_eq!(session.draw(at(1), 1).count(), 1);
+        assert!(session.spent());
+    }
+
+    /// Section 5.4.6: a counter counts once, and the first fresh one confirms the session.
+    #[test]
+    fn commit_tells_fresh_from_replayed() {
+        let session = session();
+        let mut fresh = [false; 4];
+        session.commit(at(1), &[REJECT_AFTER_MESSAGES], &mut fresh);
+        assert!(!fresh[0] && !session.confirmed());
+        session.commit(at(1), &[3, 1, 3, 2], &mut fresh);
+        assert_eq!(fresh, [true, true, false, true]);
+        assert!(session.confirmed());
+        assert_eq!(session.traffic.received.packets(), 3);
     }
 }

@@ -1,0 +1,230 @@
+//! A lane: what one thread needs to carry packets between its ports.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::control::{Control, Injected};
+use super::deliver::{self, Place};
+use super::outbound::{self, Exit, message_len};
+use super::ports::Ports;
+use super::snapshot::{Encap, Path, Snapshot};
+use super::waiting::{For, Waiting};
+use super::{demux, encap, inbound};
+use crate::aead;
+use crate::clock::Boottime;
+use crate::drops::{self, Drop, DropCounters};
+use crate::port::{BURST, Destination, Layer, RxFrame, TxFrame};
+
+/// DS byte of handshake messages (DSCP AF41), as the kernel marks them.
+const HANDSHAKE_DS: u8 = 0x88;
+
+/// `origin` of a frame that no port received: it waited here.
+const WAITED: u16 = u16::MAX;
+
+/// What one lane counted; only its thread adds.
+#[derive(Debug, Default)]
+pub struct LaneCounters {
+    /// Packets lost, by reason.
+    pub drops: DropCounters,
+    /// Packets sealed and transmitted.
+    pub sealed: AtomicU64,
+    /// Messages opened and delivered, empty ones included.
+    pub opened: AtomicU64,
+    /// Packets that had to wait for a session or a neighbour.
+    pub waited: AtomicU64,
+}
+
+/// One thread's pipeline.
+pub struct Lane {
+    io: Io,
+    rx: Vec<RxFrame>,
+    /// Where each peer's last opened packet went, by [`crate::id::PeerId`].
+    expected: Vec<Place>,
+    generation: Option<u64>,
+}
+
+/// What the stages do things with.
+pub(super) struct Io {
+    pub ports: Ports,
+    pub counters: Arc<LaneCounters>,
+    pub control: Arc<dyn Control>,
+    waiting: Waiting,
+    /// Identification of the next outer IPv4 header.
+    next_id: u16,
+}
+
+/// What the stages look things up in.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'s> {
+    pub snapshot: &'s Snapshot,
+    pub now: Boottime,
+}
+
+impl Lane {
+    /// A lane over `ports`. `room` is the largest IP packet, in bytes, that can wait in it.
+    pub fn new(ports: Ports, counters: Arc<LaneCounters>, control: Arc<dyn Control>, room: usize) -> Self {
+        let rx = Vec::with_capacity(BURST * ports.all.len());
+        let io = Io { ports, counters, control, waiting: Waiting::new(room), next_id: 0 };
+        Self { io, rx, expected: Vec::new(), generation: None }
+    }
+
+    /// The ports, for polling and counters.
+    pub fn ports(&self) -> &Ports {
+        &self.io.ports
+    }
+
+    /// One turn: lets waiting packets try again when the snapshot is new, receives at most
+    /// [`BURST`] frames from every port, carries them, flushes every port. Returns how many frames
+    /// were received.
+    pub fn turn(&mut self, snapshot: &Snapshot, now: Boottime) -> usize {
+        let cx = Context { snapshot, now };
+        if self.generation != Some(snapshot.generation) {
+            self.generation = Some(snapshot.generation);
+            self.forget_places(snapshot);
+            self.retry_waiting(cx);
+        }
+        for (origin, port) in self.io.ports.all.iter_mut().enumerate() {
+            port.receive(origin as u16, BURST, &mut self.rx);
+        }
+        let received = self.rx.len();
+        self.carry(cx);
+        self.io.ports.flush();
+        received
+    }
+
+    /// Sends a message of the control thread by its peer's path. Without a path it is lost, and its
+    /// sender's timer repeats it.
+    pub fn inject(&mut self, snapshot: &Snapshot, now: Boottime, injected: &Injected) {
+        let sent = match injected {
+            Injected::Message { peer, payload } => self.io.path(snapshot, *peer).and_then(|exit| {
+                let mut tx = self.io.reserve(exit.port, exit.at + payload.len())?;
+                tx.frame.memory_mut()[exit.at..][..payload.len()].copy_from_slice(payload);
+                self.io.send(exit, tx, payload.len(), HANDSHAKE_DS);
+                Ok(())
+            }),
+            Injected::Keepalive(peer) => {
+                self.io.path(snapshot, *peer).and_then(|exit| self.io.keepalive(exit, now))
+            }
+        };
+        if let Err(reason) = sent {
+            self.io.counters.drops.count(reason);
+        }
+        self.io.ports.flush();
+    }
+
+    /// Egresses may have changed, so every peer starts again where any packet can go.
+    fn forget_places(&mut self, snapshot: &Snapshot) {
+        let port = self.io.ports.kernel.unwrap_or(0);
+        self.expected.clear();
+        self.expected.resize(snapshot.paths.len(), Place { port, room: 0 });
+    }
+
+    /// Each waiting packet tries once; one that must wait on goes to the end, so the order stays.
+    fn retry_waiting(&mut self, cx: Context<'_>) {
+        for _ in 0..self.io.waiting.len().div_ceil(BURST) {
+            for _ in 0..BURST.min(self.io.waiting.len()) {
+                self.retry_one(cx);
+            }
+            self.carry(cx);
+        }
+    }
+
+    fn retry_one(&mut self, cx: Context<'_>) {
+        let Some(mut waiter) = self.io.waiting.pop() else { return };
+        let result = match waiter.what {
+            what if waiter.is_stale(cx.now) => Err(what.drop()),
+            For::Session(_) => {
+                self.rx.push(RxFrame { frame: waiter.frame, layer: Layer::Ip, origin: WAITED });
+                return;
+            }
+            For::Neighbour(_, _, tunnel) => {
+                deliver::from_waiting(&mut self.io, cx, tunnel, waiter.frame.bytes_mut())
+            }
+        };
+        self.io.waiting.give(waiter.frame);
+        if let Err(reason) = result {
+            self.io.counters.drops.count(reason);
+        }
+    }
+
+    /// Carries what stands in `rx`, and gives the frames back.
+    fn carry(&mut self, cx: Context<'_>) {
+        for frames in self.rx.chunks_mut(BURST) {
+            let sorted = demux::sort(&self.io, cx.snapshot, frames);
+            inbound::run(&mut self.io, cx, &mut self.expected, frames, sorted.messages);
+            outbound::run(&mut self.io, cx, frames, sorted.packets);
+        }
+        for frame in self.rx.drain(..) {
+            if frame.origin == WAITED {
+                self.io.waiting.give(frame.frame);
+            } else {
+                self.io.ports.release(frame);
+            }
+        }
+    }
+}
+
+impl Io {
+    /// A transmit frame with that much room.
+    pub fn reserve(&mut self, port: u16, room: usize) -> Result<TxFrame, Drop> {
+        let full = if self.ports.kernel == Some(port) { Drop::KernelQueueFull } else { Drop::TxFull };
+        let tx = self.ports.reserve(port).ok_or(full)?;
+        if room > tx.frame.room() {
+            self.ports.cancel(port, tx);
+            return Err(Drop::TooBig);
+        }
+        Ok(tx)
+    }
+
+    /// Lets a packet wait.
+    pub fn wait(&mut self, cx: Context<'_>, what: For, packet: &[u8]) {
+        drops::add(&self.counters.waited, 1);
+        if let Some(reason) = self.waiting.push(what, packet, cx.now) {
+            self.counters.drops.count(reason);
+        }
+    }
+
+    /// The port by which messages leave on a path, and where they start in its frames.
+    pub fn exit<'s>(&self, path: &'s Path, encap: &'s Encap) -> Result<Exit<'s>, Drop> {
+        let (port, at) = match encap {
+            Encap::Frame { port, header, .. } => (self.ports.egress(*port), header.len()),
+            Encap::Datagram { .. } => (self.ports.datagrams, 0),
+        };
+        Ok(Exit { path, encap, port: port.ok_or(Drop::PortDown)?, at })
+    }
+
+    /// Sends the message of `len` bytes that stands in `tx`, with this DS byte outside.
+    pub fn send(&mut self, exit: Exit<'_>, mut tx: TxFrame, len: usize, ds: u8) {
+        tx.frame.set_range(0, exit.at + len);
+        match exit.encap {
+            Encap::Frame { header, ip, .. } => {
+                encap::fill(header, usize::from(*ip), tx.frame.bytes_mut(), ds, self.next_id);
+                self.next_id = self.next_id.wrapping_add(1);
+            }
+            Encap::Datagram { to } => {
+                tx.destination = Destination::Datagram { tunnel: exit.path.tunnel, to: *to, tos: ds };
+            }
+        }
+        self.ports.transmit(exit.port, tx);
+    }
+
+    fn path<'s>(&self, snapshot: &'s Snapshot, peer: crate::id::PeerId) -> Result<Exit<'s>, Drop> {
+        let path = snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
+        let encap = path.encap.as_ref().ok_or(Drop::PortDown)?;
+        self.exit(path, encap)
+    }
+
+    fn keepalive(&mut self, exit: Exit<'_>, now: Boottime) -> Result<(), Drop> {
+        let session = exit.path.session.as_ref().ok_or(Drop::NoSession)?;
+        let mut tx = self.reserve(exit.port, exit.at + message_len(0))?;
+        let Some(counter) = session.draw(now, 1).next() else {
+            self.ports.cancel(exit.port, tx);
+            return Err(Drop::SessionExpired);
+        };
+        let message = &mut tx.frame.memory_mut()[exit.at..][..message_len(0)];
+        aead::seal(&mut [outbound::job(session, counter, &[], message)]);
+        self.send(exit, tx, message_len(0), 0);
+        session.note_sent(now, 1, message_len(0) as u64, 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! From a plain packet to a sealed message on the wire:
+//!
+//! 1. admit: martians, source check (a packet's source must be one that its interface may send)
+//! 2. route: the destination's group, and the path that the flow's bucket names
+//! 3. carry: size, TTL
+//! 4. reserve a transmit frame of the path's port; without a session or an egress the packet waits
+//! 5. draw counters, a run per session
+//! 6. seal the batch, from the receive frames into the transmit frames
+//! 7. encapsulate and transmit
+
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use super::demux::Packet;
+use super::lane::{Context, Io};
+use super::snapshot::{Encap, Group, Path, Route, Snapshot};
+use super::waiting::For;
+use super::{ecn, flow, martian, rewrite};
+use crate::aead::{self, Seal, TAG_LEN};
+use crate::drops::{self, Drop};
+use crate::id::{InterfaceId, PeerId};
+use crate::port::{BURST, RxFrame, TxFrame};
+use crate::wireguard::Session;
+use crate::wireguard::message::{DATA_HEADER_LEN, DataHeader};
+
+/// A packet with its path and its transmit frame.
+struct Sealing<'s> {
+    frame: usize,
+    range: Range<usize>,
+    ecn: u8,
+    exit: Exit<'s>,
+    tx: TxFrame,
+    /// Length of the plaintext with its padding.
+    padded: usize,
+    /// Position in the runs.
+    run: usize,
+    counter: Option<u64>,
+}
+
+/// The packets of a batch that one session seals.
+struct Run<'s> {
+    peer: PeerId,
+    session: &'s Session,
+    packets: u64,
+    counters: Range<u64>,
+    sent: u64,
+    bytes: u64,
+}
+
+/// How a path's messages leave this lane.
+#[derive(Clone, Copy)]
+pub(super) struct Exit<'s> {
+    pub path: &'s Path,
+    pub encap: &'s Encap,
+    /// Position of the port.
+    pub port: u16,
+    /// Offset of the message in the transmit frame.
+    pub at: usize,
+}
+
+/// Carries a batch of packets out.
+pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets: ArrayVec<Packet, BURST>) {
+    let mut batch = ArrayVec::<Sealing, BURST>::new();
+    let mut runs = ArrayVec::<Run, BURST>::new();
+    for packet in packets {
+        let bytes = &mut frames[packet.frame].frame.bytes_mut()[packet.range.clone()];
+        let peer = admit(cx.snapshot, &packet)
+            .and_then(|()| route(cx.snapshot, &packet, bytes))
+            .and_then(|(group, peer)| carry(group, &packet, bytes).map(|()| peer));
+        let sealing = peer.and_then(|peer| reserve(io, cx, packet, bytes, peer, &mut runs));
+        match sealing {
+            Ok(Some(sealing)) => batch.push(sealing),
+            Ok(None) => {}
+            Err(reason) => io.counters.drops.count(reason),
+        }
+    }
+    draw(cx, &mut batch, &mut runs);
+    seal(&mut batch, &runs, frames);
+    transmit(io, batch, &runs);
+    for run in &runs {
+        if run.sent < run.packets {
+            io.control.want_session(run.peer);
+        }
+        if run.sent > 0 {
+            run.session.note_sent(cx.now, run.sent, run.bytes, run.sent);
+        }
+    }
+}
+
+/// 1. Whether the packet may come from where it came.
+fn admit(snapshot: &Snapshot, packet: &Packet) -> Result<(), Drop> {
+    if martian::source(packet.ip.source) || martian::destination(packet.ip.destination) {
+        return Err(Drop::Martian);
+    }
+    let behind = snapshot.routes.lookup(packet.ip.source);
+    let expected = match (packet.interface, behind) {
+        (Some(from), Some(Route::Interface { interface, .. })) => interface == from,
+        (Some(_), _) => false,
+        (None, Some(Route::Tunnel(_))) => snapshot.transit,
+        (None, _) => true,
+    };
+    if expected { Ok(()) } else { Err(Drop::SourceSpoofed) }
+}
+
+/// 2. The group of the destination and the peer that carries the flow.
+fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&'s Group, PeerId), Drop> {
+    let group = match (snapshot.routes.lookup(packet.ip.destination), packet.interface) {
+        (Some(Route::Tunnel(group)), _) => snapshot.groups.get(group.index()).ok_or(Drop::Unroutable)?,
+        (Some(Route::Kernel | Route::Interface { .. }), Some(InterfaceId(_))) => return Err(Drop::NotSteered),
+        _ => return Err(Drop::Unroutable),
+    };
+    let buckets = group.buckets.len().max(1) as u32;
+    let bucket = flow::hash(&packet.ip, bytes) % buckets;
+    let peer = group.buckets.get(bucket as usize).ok_or(Drop::Unroutable)?;
+    Ok((group, *peer))
+}
+
+/// 3. Whether the tunnel can carry the packet; takes one off its TTL when it comes from the LAN (the
+///    kernel did so when it forwarded into the TUN).
+fn carry(group: &Group, packet: &Packet, bytes: &mut [u8]) -> Result<(), Drop> {
+    if packet.ip.len > usize::from(group.mtu) {
+        return Err(Drop::TooBig);
+    }
+    if packet.interface.is_some() {
+        if packet.ip.options {
+            return Err(Drop::NotSteered);
+        }
+        if packet.ip.ttl <= 1 {
+            return Err(Drop::TtlExpired);
+        }
+        rewrite::decrement_ttl(bytes);
+    }
+    Ok(())
+}
+
+/// 4. A frame of the path's port; `None` when the packet waits.
+fn reserve<'s>(
+    io: &mut Io,
+    cx: Context<'s>,
+    packet: Packet,
+    bytes: &[u8],
+    peer: PeerId,
+    runs: &mut ArrayVec<Run<'s>, BURST>,
+) -> Result<Option<Sealing<'s>>, Drop> {
+    let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
+    let (Some(session), Some(encap)) = (&path.session, &path.encap) else {
+        io.wait(cx, For::Session(peer), bytes);
+        io.control.want_session(peer);
+        return Ok(None);
+    };
+    let exit = io.exit(path, encap)?;
+    let mtu = cx.snapshot.tunnels.get(path.tunnel.index()).map_or(0, |t| usize::from(t.mtu));
+    // A peer pads to a multiple of 16, but not beyond the tunnel's MTU (section 5.4.6).
+    let padded = packet.ip.len.next_multiple_of(16).min(mtu).max(packet.ip.len);
+    let tx = io.reserve(exit.port, exit.at + message_len(padded))?;
+    let run = runs.iter().position(|r| r.peer == peer).unwrap_or_else(|| {
+        runs.push(Run { peer, session, packets: 0, counters: 0..0, sent: 0, bytes: 0 });
+        runs.len() - 1
+    });
+    runs[run].packets += 1;
+    let Packet { frame, range, ip, .. } = packet;
+    Ok(Some(Sealing { frame, range, ecn: ecn::encapsulate(ip.ecn), exit, tx, padded, run, counter: None }))
+}
+
+/// 5. Counters, in order of arrival. The last packets of a run go without when the session is spent.
+fn draw(cx: Context<'_>, batch: &mut [Sealing<'_>], runs: &mut [Run<'_>]) {
+    for run in runs.iter_mut() {
+        run.counters = run.session.draw(cx.now, run.packets);
+    }
+    for sealing in batch {
+        let run = &mut runs[sealing.run];
+        sealing.counter = run.counters.next();
+        if sealing.counter.is_some() {
+            run.sent += 1;
+            run.bytes += message_len(sealing.padded) as u64;
+        }
+    }
+}
+
+/// 6. Message headers and sealed payloads, each right where its outer header leaves off.
+fn seal(batch: &mut [Sealing<'_>], runs: &[Run<'_>], frames: &[RxFrame]) {
+    let mut jobs = ArrayVec::<Seal, BURST>::new();
+    for sealing in batch {
+        let Some(counter) = sealing.counter else { continue };
+        let session = runs[sealing.run].session;
+        let message = &mut sealing.tx.frame.memory_mut()[sealing.exit.at..][..message_len(sealing.padded)];
+        let source = &frames[sealing.frame].frame.bytes()[sealing.range.clone()];
+        jobs.push(job(session, counter, source, message));
+    }
+    aead::seal(&mut jobs);
+}
+
+/// Writes the message's header and describes the rest of the work.
+pub(super) fn job<'a>(session: &'a Session, counter: u64, source: &'a [u8], message: &'a mut [u8]) -> Seal<'a> {
+    let (header, destination) = message.split_at_mut(DATA_HEADER_LEN);
+    header.copy_from_slice(&DataHeader { receiver: session.remote_index, counter }.to_bytes());
+    Seal { key: &session.keys.send, counter, source, destination }
+}
+
+/// 7. Outer headers; frames without a counter go back.
+fn transmit(io: &mut Io, batch: ArrayVec<Sealing<'_>, BURST>, runs: &[Run<'_>]) {
+    for Sealing { exit, tx, padded, counter, ecn, .. } in batch {
+        if counter.is_some() {
+            io.send(exit, tx, message_len(padded), ecn);
+        } else {
+            io.ports.cancel(exit.port, tx);
+            io.counters.drops.count(Drop::SessionExpired);
+        }
+    }
+    drops::add(&io.counters.sealed, runs.iter().map(|r| r.sent).sum());
+}
+
+/// Length of a data message with that much plaintext.
+pub(super) fn message_len(padded: usize) -> usize {
+    DATA_HEADER_LEN + padded + TAG_LEN
+}
