@@ -40,7 +40,7 @@ struct Slot {
     injected: ArrayQueue<Injected>,
     counters_wanted: AtomicBool,
     counters: Mutex<Vec<PortCounters>>,
-    wake: EventFd,
+    wake: Arc<EventFd>,
 }
 
 impl Publisher {
@@ -60,7 +60,7 @@ impl Publisher {
             injected: ArrayQueue::new(MAX_INJECTED),
             counters_wanted: AtomicBool::new(false),
             counters: Mutex::default(),
-            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            wake: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
         });
         self.slots.push(Arc::clone(&slot));
         self.live.push(Arc::clone(snapshot));
@@ -146,6 +146,11 @@ impl Subscriber {
     /// Readable when something was published, injected or otherwise asked for.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.slot.wake.as_fd()
+    }
+
+    /// What other threads write to, to wake this lane.
+    pub fn wake_handle(&self) -> Arc<EventFd> {
+        Arc::clone(&self.slot.wake)
     }
 
     /// Makes [`Self::wake_fd`] wait again.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 
 use crate::clock;
 use crate::pipeline::Lane;
@@ -19,8 +19,8 @@ use crate::publish::Subscriber;
 const REST: Duration = Duration::from_micros(50);
 /// Empty turns after which a lane waits for its descriptors instead of resting.
 const PATIENCE: u32 = 8;
-/// Longest wait, so that waiting packets age even when nothing happens.
-const MAX_WAIT: PollTimeout = PollTimeout::from(100u8);
+/// Longest wait in milliseconds, so that waiting packets age even when nothing happens.
+const MAX_WAIT: u8 = 100;
 
 /// A lane and what it listens to.
 pub struct Worker {
