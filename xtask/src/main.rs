@@ -1,2 +1,5 @@
 //! xtask
+mod lab_kernel;
+mod uml;
+
 fn main() {}
