@@ -3,6 +3,8 @@
 use clap::Parser;
 
 mod build_ebpf;
+mod lab_kernel;
+mod uml;
 
 #[derive(Debug, Parser)]
 enum Task {

@@ -110,7 +110,7 @@ impl Port for MemoryPort {
         }
     }
 
-    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+    fn poll_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
     }
 
