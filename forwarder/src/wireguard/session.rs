@@ -141,11 +141,14 @@ impl Session {
     }
 
     /// Notes that `bytes` bytes of UDP payload of fresh, authentic messages came in, `data` of which
-    /// were not empty, the latest from `endpoint`. Their number is counted by [`Self::commit`].
-    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: Endpoint) {
+    /// were not empty, the latest from `endpoint`, if its outer checksums were right. Their number is
+    /// counted by [`Self::commit`].
+    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: impl Into<Option<Endpoint>>) {
         self.traffic.received.count(0, bytes);
         self.traffic.received.mark(now, data > 0);
-        self.traffic.source.note(endpoint);
+        if let Some(endpoint) = endpoint.into() {
+            self.traffic.source.note(endpoint);
+        }
     }
 
     /// Whether a fresh, authentic message came in: the peer has the keys, too.
