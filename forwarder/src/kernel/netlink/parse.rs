@@ -260,3 +260,81 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_core::{Emitable, Parseable};
+    use rtnetlink::packet_route::link::{InfoPortKind, LacpState};
+
+    /// The message as it comes over the wire.
+    fn received(attributes: Vec<LinkAttribute>) -> Link {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = attributes;
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        link(&LinkMessage::parse(bytes.as_slice()).expect("well-formed"))
+    }
+
+    fn info(kind: InfoKind, data: InfoData) -> LinkAttribute {
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
+    }
+
+    #[test]
+    fn a_bonds_mode() {
+        use rtnetlink::packet_route::link::BondMode as M;
+        for (told, mode) in [
+            (M::Ieee8023Ad, LinkKind::Bond(BondMode::Lacp)),
+            (M::ActiveBackup, LinkKind::Bond(BondMode::ActiveBackup)),
+            (M::Other(9), LinkKind::Other("bond".into())),
+        ] {
+            let bond = received(vec![info(InfoKind::Bond, InfoData::Bond(vec![InfoBond::Mode(told)]))]);
+            assert_eq!(bond.kind, mode);
+        }
+    }
+
+    #[test]
+    fn a_slaves_lacp_state() {
+        let port = InfoPortData::BondPort(vec![
+            InfoBondPort::MiiStatus(MiiStatus::Up),
+            InfoBondPort::BondPortState(BondPortState::Active),
+            InfoBondPort::AdAggregatorId(2),
+            InfoBondPort::AdActorOperPortState(LacpState::from_bits_retain(0x3f)),
+            InfoBondPort::AdPartnerOperPortState(LacpState::from_bits_retain(0x0f)),
+            InfoBondPort::PermHwaddr(vec![2, 0, 0, 0, 0, 9]),
+        ]);
+        let slave = received(vec![
+            LinkAttribute::Controller(3),
+            LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bond), LinkInfo::PortData(port)]),
+        ]);
+        assert_eq!((slave.kind, slave.master), (LinkKind::Plain, Some(InterfaceId(3))));
+        let expected = SlaveState {
+            mii_up: true,
+            active: true,
+            aggregator: 2,
+            actor_state: 0x3f,
+            partner_state: 0x0f,
+            permanent_mac: [2, 0, 0, 0, 0, 9],
+        };
+        assert_eq!(slave.slave, Some(expected));
+    }
+
+    #[test]
+    fn a_vlan_whose_lower_device_is_here() {
+        let data = vec![InfoVlan::Id(100), InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)];
+        let mut attributes = vec![LinkAttribute::Link(3), info(InfoKind::Vlan, InfoData::Vlan(data))];
+        let kind = LinkKind::Vlan { id: 100, lower: InterfaceId(3), service: true };
+        assert_eq!(received(attributes.clone()).kind, kind);
+        attributes.push(LinkAttribute::LinkNetNsId(1));
+        assert_eq!(received(attributes).kind, LinkKind::Other("vlan".into()));
+    }
+
+    #[test]
+    fn a_tap_is_plain_and_a_nic_is_plain() {
+        assert_eq!(received(vec![info(InfoKind::Tun, InfoData::Tun(Vec::new()))]).kind, LinkKind::Plain);
+        assert_eq!(received(vec![LinkAttribute::IfName("eth0".into())]).kind, LinkKind::Plain);
+    }
+}
