@@ -66,6 +66,12 @@ impl AsFd for Tun {
     }
 }
 
+impl From<Tun> for OwnedFd {
+    fn from(tun: Tun) -> Self {
+        tun.descriptor
+    }
+}
+
 mod ioctl {
     nix::ioctl_write_ptr_bad!(set_interface, nix::libc::TUNSETIFF, nix::libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_queue_length, nix::libc::SIOCSIFTXQLEN, nix::libc::ifreq);

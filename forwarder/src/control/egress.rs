@@ -80,7 +80,8 @@ pub fn usable_ports(topology: &Topology, view: &View, plan: &InterfacePlan) -> A
     plan.ports.iter().filter(usable).copied().take(16).collect()
 }
 
-fn usable(view: &View, port: &PortPlan) -> bool {
+/// Whether a port may transmit now: it is up and, on a bond, the bond itself would use it.
+pub fn usable(view: &View, port: &PortPlan) -> bool {
     let Some(link) = view.link(port.interface) else { return false };
     let mode = port.bond.and_then(|bond| view.link(bond)).map(|bond| &bond.kind);
     link.up

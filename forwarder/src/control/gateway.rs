@@ -131,6 +131,30 @@ impl Gateway {
         }
     }
 
+    /// Reads the state of the bonds' slaves, which the kernel does not always announce.
+    ///
+    /// # Errors
+    /// When the kernel refuses to be read.
+    pub async fn look_at_bonds(&mut self) -> anyhow::Result<()> {
+        let mut bonds: Vec<InterfaceId> = self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
+        bonds.dedup();
+        for bond in bonds {
+            for slave in self.kernel.slaves(bond).await? {
+                let known = self.view.links.iter_mut().find(|link| link.id == slave.id);
+                if let Some(known) = known.filter(|known| **known != slave) {
+                    *known = slave;
+                    self.stale.paths = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the port may transmit now.
+    pub fn transmits(&self, port: usize) -> bool {
+        egress::usable(&self.view, &self.plan.topology.ports[port])
+    }
+
     /// Notes that the kernel's tables changed.
     pub fn note(&mut self, changed: Changed) {
         self.stale.view |= !changed.is_empty();

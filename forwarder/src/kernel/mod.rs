@@ -180,6 +180,12 @@ impl Route {
         let (prefix, metric, protocol) = (prefix.trunc(), GUARD_METRIC, PROTOCOL);
         Self { prefix, kind, interface: None, gateway: None, metric, table, protocol }
     }
+
+    /// Our route to `prefix` by a device.
+    pub fn unicast(prefix: IpNet, interface: InterfaceId, table: u32) -> Self {
+        let (prefix, interface) = (prefix.trunc(), Some(interface));
+        Self { prefix, kind: RouteKind::Unicast, interface, gateway: None, metric: 0, table, protocol: PROTOCOL }
+    }
 }
 
 impl fmt::Display for Route {

@@ -20,8 +20,8 @@ pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState
 /// Longest outer header: Ethernet, two VLAN tags, IPv6, UDP.
 pub const MAX_ENCAP_LEN: usize = 14 + 8 + 40 + 8;
 
-/// Everything a lane needs to carry packets.
-#[derive(Debug)]
+/// Everything a lane needs to carry packets. The default carries none.
+#[derive(Debug, Default)]
 pub struct Snapshot {
     /// Counts publications; a lane compares it to see that something changed.
     pub generation: u64,

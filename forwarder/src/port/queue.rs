@@ -3,7 +3,7 @@
 //! The worker's end, [`QueueTx`], is a [`Port`] that only transmits. The other end, [`QueueRx`], is given to
 //! a [`super::tun::TunPort`], which writes the frames where they lie and sends them back.
 
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -109,7 +109,7 @@ impl Port for QueueTx {
         }
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

@@ -5,7 +5,7 @@
 //! one that is asked again each time). Writes are issued in the order in which they were queued, and a TUN
 //! takes each packet at once.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::queue::QueueRx;
 use super::uring::{Received, Receiver, Uring, UringError};
@@ -115,7 +115,7 @@ impl Port for TunPort {
         }
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.uring.fd())
     }
 

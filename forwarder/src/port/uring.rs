@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd, RecvMsgOut};
@@ -244,8 +244,9 @@ impl Uring {
     }
 
     /// Readable when there are completions.
-    pub(super) fn fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the ring, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
     fn start_sending(&mut self, slot: u16, entry: squeue::Entry, frame: Frame, token: u16) {

@@ -13,7 +13,7 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -437,8 +437,8 @@ impl Port for XskPort {
         }
     }
 
-    fn poll_fd(&self) -> Option<RawFd> {
-        Some(self.rx.fd().as_raw_fd())
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd())
     }
 
     fn counters(&self) -> PortCounters {
