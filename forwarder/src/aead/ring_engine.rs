@@ -113,7 +113,7 @@ mod tests {
     }
 
     /// RFC 8439, appendix A.5: key and nonce of the vector, whose first four nonce bytes are zero as
-    /// `WireGuard` has them. The ciphertext does not depend on the associated data.
+    /// WireGuard has them. The ciphertext does not depend on the associated data.
     #[test]
     fn rfc8439_appendix_a5() {
         let key: [u8; 32] = hex::decode("1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0")

@@ -7,15 +7,29 @@
 //! is shared with the workers, who seal and open data messages with it and leave *facts* in it (data
 //! sent, data received, confirmed) that the tunnel sweeps.
 
+// The whitepaper and its readers count in seconds.
+#![allow(clippy::duration_suboptimal_units)]
+
+mod cookie;
+mod crypto;
+mod limiter;
+mod mac;
 pub mod message;
+mod noise;
+mod peer;
 mod replay;
 mod session;
+mod shared;
+mod tai64n;
+mod timers;
 mod traffic;
 mod tunnel;
 
+pub use crypto::{PrivateKey, PublicKey};
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};
+pub use shared::Shared;
 pub use traffic::{Direction, Traffic};
-pub use tunnel::{Event, PeerConfig, PeerStatus, PrivateKey, PublicKey, Refusal, Slots, Transmit, Tunnel};
+pub use tunnel::{Event, PeerConfig, PeerStatus, Refusal, Slots, Transmit, Tunnel};
 
 use std::time::Duration;
 
@@ -29,6 +43,8 @@ pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 /// Time between two initiations to one peer (section 6.1).
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Up to this much, at random, is added to [`REKEY_TIMEOUT`], so that peers do not keep colliding.
+pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
 /// How long initiations are repeated without an answer (section 6.1).
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// How long after received data an answer is due, be it empty (section 6.1).

@@ -111,6 +111,11 @@ impl Session {
         }
     }
 
+    /// Whether [`Self::draw`] would yield a counter at `now`.
+    pub fn sendable(&self, now: Boottime) -> bool {
+        !self.expired(now) && self.sent.load(Relaxed) < REJECT_AFTER_MESSAGES
+    }
+
     /// Whether packets may still be opened with this session at `now`.
     pub fn receivable(&self, now: Boottime) -> bool {
         !self.expired(now)

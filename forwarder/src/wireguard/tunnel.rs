@@ -1,24 +1,30 @@
 //! A tunnel and its peers: handshakes, session slots, timers.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::CryptoRng;
+use zeroize::Zeroize;
 
 use super::Session;
+use super::cookie::Checker;
+use super::crypto::{PrivateKey, PublicKey};
+use super::limiter::{Bucket, Limiter, Rate};
+use super::mac::Mac1Key;
+use super::message::Handshake;
+use super::noise::{self, Identity, PeerKeys};
+use super::peer::{Context, Outbox, Peer};
+use super::shared::Shared;
 use crate::clock::{Boottime, Wall};
 use crate::id::{PeerId, TunnelId};
 
-/// A Curve25519 private key; wiped when dropped, never printed.
-pub struct PrivateKey(pub [u8; 32]);
-
-/// A Curve25519 public key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey(pub [u8; 32]);
+/// Cookie replies per tunnel: they are small, but their receivers did not ask for them.
+const COOKIE_REPLIES: Rate = Rate { every: Duration::from_millis(1), burst: 100 };
 
 /// What a tunnel needs to know of a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PeerConfig {
     /// The peer's name in all tables.
     pub id: PeerId,
@@ -30,6 +36,21 @@ pub struct PeerConfig {
     pub endpoint: Option<SocketAddr>,
     /// Interval of unasked keepalives.
     pub persistent_keepalive: Option<Duration>,
+}
+
+impl Drop for PeerConfig {
+    fn drop(&mut self) {
+        self.preshared_key.zeroize();
+    }
+}
+
+impl std::fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut fields = f.debug_struct("PeerConfig");
+        fields.field("id", &self.id).field("public_key", &self.public_key);
+        fields.field("endpoint", &self.endpoint).field("persistent_keepalive", &self.persistent_keepalive);
+        fields.finish_non_exhaustive()
+    }
 }
 
 /// A datagram to send.
@@ -80,7 +101,8 @@ pub enum Refusal {
     RateLimited,
     /// Decryption failed, or the static key is unknown.
     Unauthenticated,
-    /// The timestamp is not greater than the greatest seen.
+    /// The timestamp is not greater than the greatest seen, or another tunnel of the same keys took
+    /// the message.
     Replayed,
     /// Another initiation of the peer came less than 20 ms before.
     TooSoon,
@@ -95,24 +117,64 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// When the last handshake was finished.
     pub last_handshake: Option<(Boottime, Wall)>,
+    /// Data messages received, empty ones included, over all sessions.
+    pub rx_packets: u64,
     /// Bytes of UDP payload received, over all sessions.
     pub rx_bytes: u64,
+    /// Data messages sent, empty ones included, over all sessions.
+    pub tx_packets: u64,
     /// Bytes of UDP payload sent, over all sessions.
     pub tx_bytes: u64,
 }
 
 /// One tunnel: a private key and its peers.
-pub struct Tunnel;
+pub struct Tunnel {
+    id: TunnelId,
+    identity: Identity,
+    mac1: Mac1Key,
+    checker: Checker,
+    limiter: Limiter,
+    cookie_replies: Bucket,
+    shared: Arc<Shared>,
+    peers: BTreeMap<PeerId, Peer>,
+    by_key: HashMap<PublicKey, PeerId>,
+    outbox: Outbox,
+}
 
 impl Tunnel {
-    /// A tunnel without peers.
-    pub fn new(_id: TunnelId, _key: PrivateKey, _now: Boottime, _rng: &mut dyn CryptoRng) -> Self {
-        unimplemented!()
+    /// A tunnel without peers. `shared` is the same for all tunnels of the process.
+    pub fn new(
+        id: TunnelId,
+        key: &PrivateKey,
+        shared: Arc<Shared>,
+        now: Boottime,
+        rng: &mut dyn CryptoRng,
+    ) -> Self {
+        let identity = Identity::new(key);
+        Self {
+            id,
+            mac1: Mac1Key::new(&identity.public),
+            checker: Checker::new(&identity.public, now, rng),
+            limiter: Limiter::new(now),
+            cookie_replies: Bucket::default(),
+            identity,
+            shared,
+            peers: BTreeMap::new(),
+            by_key: HashMap::new(),
+            outbox: Outbox::default(),
+        }
     }
 
-    /// Adds a peer; `false` when its key is the tunnel's own or already there.
-    pub fn add_peer(&mut self, _config: PeerConfig, _now: Boottime) -> bool {
-        unimplemented!()
+    /// Adds a peer; `false` when its key is the tunnel's own, already there or of small order.
+    pub fn add_peer(&mut self, config: &PeerConfig, now: Boottime) -> bool {
+        let key = config.public_key;
+        if key == self.identity.public || self.by_key.contains_key(&key) {
+            return false;
+        }
+        let Some(keys) = PeerKeys::new(&self.identity, key, &config.preshared_key) else { return false };
+        self.by_key.insert(key, config.id);
+        self.peers.insert(config.id, Peer::new(keys, config, now));
+        true
     }
 
     /// Handles a handshake message (types 1 to 3) that `source` sent.
@@ -121,49 +183,121 @@ impl Tunnel {
     /// Why it was refused; nothing of the peer's state has changed then.
     pub fn receive(
         &mut self,
-        _now: Boottime,
-        _wall: Wall,
-        _rng: &mut dyn CryptoRng,
-        _source: SocketAddr,
-        _message: &[u8],
-        _under_load: bool,
+        now: Boottime,
+        wall: Wall,
+        rng: &mut dyn CryptoRng,
+        source: SocketAddr,
+        message: &[u8],
+        under_load: bool,
     ) -> Result<(), Refusal> {
-        unimplemented!()
+        match Handshake::parse(message).ok_or(Refusal::Malformed)? {
+            Handshake::Initiation(initiation) => {
+                self.admit(now, rng, source, message, initiation.sender, under_load)?;
+                let opened =
+                    noise::open_initiation(&self.identity, &initiation).ok_or(Refusal::Unauthenticated)?;
+                let peer = *self.by_key.get(&opened.public).ok_or(Refusal::Unauthenticated)?;
+                self.with(peer, now, wall, rng, |peer, cx| peer.initiation(cx, source, opened, &initiation))
+            }
+            Handshake::Response(response) => {
+                self.admit(now, rng, source, message, response.sender, under_load)?;
+                let peer = self.owner(response.receiver).ok_or(Refusal::Unexpected)?;
+                self.with(peer, now, wall, rng, |peer, cx| peer.response(cx, source, &response))
+            }
+            Handshake::CookieReply(reply) => {
+                let peer = self.owner(reply.receiver).and_then(|id| self.peers.get_mut(&id));
+                peer.ok_or(Refusal::Unexpected)?.cookie(now, &reply)
+            }
+        }
     }
 
     /// Starts a handshake with the peer unless one is under way or its session is fresh: data waits.
-    pub fn want_session(&mut self, _peer: PeerId, _now: Boottime, _wall: Wall, _rng: &mut dyn CryptoRng) {
-        unimplemented!()
+    /// Initiations that were given up, or are about to be, are tried for the full time again.
+    pub fn want_session(&mut self, peer: PeerId, now: Boottime, wall: Wall, rng: &mut dyn CryptoRng) {
+        let _ = self.with(peer, now, wall, rng, |peer, cx| {
+            peer.want_session(cx);
+            Ok(())
+        });
     }
 
     /// Reads the facts of all sessions and runs the timers that are due.
-    pub fn handle_timeout(&mut self, _now: Boottime, _wall: Wall, _rng: &mut dyn CryptoRng) {
-        unimplemented!()
+    pub fn handle_timeout(&mut self, now: Boottime, wall: Wall, rng: &mut dyn CryptoRng) {
+        let Self { id, identity, shared, peers, outbox, .. } = self;
+        let mut cx = Context { tunnel: *id, identity, shared, now, wall, rng, outbox };
+        for peer in peers.values_mut() {
+            peer.sweep(&mut cx);
+        }
     }
 
     /// When to call [`Self::handle_timeout`] next, and why. Facts are swept at least once a second
-    /// while there is a session.
+    /// while there is a session, and every 10 ms while packets could wait for a peer's first data.
     pub fn poll_timeout(&self) -> Option<(Boottime, &'static str)> {
-        unimplemented!()
+        self.peers.values().filter_map(Peer::next_timeout).min()
     }
 
-    /// The next datagram to send.
+    /// The next datagram to send. Act on the events first: a message may reveal an index that the
+    /// workers must know by then.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        unimplemented!()
+        self.outbox.transmits.pop_front()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        unimplemented!()
+        self.outbox.events.pop_front()
     }
 
-    /// The peer's sessions now.
-    pub fn slots(&self, _peer: PeerId) -> Slots {
-        unimplemented!()
+    /// The peer's sessions now; none when there is no such peer.
+    pub fn slots(&self, peer: PeerId) -> Slots {
+        self.peers.get(&peer).map(Peer::slots).unwrap_or_default()
     }
 
-    /// The peer's endpoint, handshake and bytes.
-    pub fn status(&self, _peer: PeerId) -> PeerStatus {
-        unimplemented!()
+    /// The peer's endpoint, handshake and traffic; `None` when there is no such peer.
+    pub fn status(&self, peer: PeerId) -> Option<PeerStatus> {
+        self.peers.get(&peer).map(Peer::status)
+    }
+
+    /// Lets an initiation or a response pass by its macs (section 5.3): mac1 always, mac2 and the
+    /// source's rate under load.
+    fn admit(
+        &mut self,
+        now: Boottime,
+        rng: &mut dyn CryptoRng,
+        source: SocketAddr,
+        message: &[u8],
+        sender: u32,
+        under_load: bool,
+    ) -> Result<(), Refusal> {
+        if !self.mac1.verify(message) {
+            return Err(Refusal::Mac1);
+        }
+        if !under_load {
+            return Ok(());
+        }
+        if !self.checker.verify(now, rng, source, message) {
+            if self.cookie_replies.take(now, COOKIE_REPLIES) {
+                let reply = self.checker.reply(now, rng, source, sender, message);
+                let payload = reply.to_bytes().to_vec();
+                self.outbox.transmits.push_back(Transmit { peer: None, to: source, payload });
+            }
+            return Err(Refusal::CookieRequired);
+        }
+        if self.limiter.allow(now, source) { Ok(()) } else { Err(Refusal::RateLimited) }
+    }
+
+    /// The peer whose handshake or session has that index of ours.
+    fn owner(&self, index: u32) -> Option<PeerId> {
+        self.shared.owner(index).filter(|(tunnel, _)| *tunnel == self.id).map(|(_, peer)| peer)
+    }
+
+    fn with(
+        &mut self,
+        peer: PeerId,
+        now: Boottime,
+        wall: Wall,
+        rng: &mut dyn CryptoRng,
+        work: impl FnOnce(&mut Peer, &mut Context<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let Self { id, identity, shared, peers, outbox, .. } = self;
+        let peer = peers.get_mut(&peer).ok_or(Refusal::Unexpected)?;
+        work(peer, &mut Context { tunnel: *id, identity, shared, now, wall, rng, outbox })
     }
 }

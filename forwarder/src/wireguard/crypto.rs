@@ -1,0 +1,87 @@
+//! The functions of section 5.4 (Hash, Mac, Hmac, Kdf) and the keys that they work on.
+
+use blake2::digest::consts::U16;
+use blake2::digest::{FixedOutput, Mac as _};
+use blake2::{Blake2s256, Blake2sMac, Digest};
+use hmac::SimpleHmac;
+use rand::CryptoRng;
+use x25519_dalek::StaticSecret;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::message::MAC_LEN;
+
+/// A secret of 32 bytes; wiped when dropped.
+pub(super) type Secret = Zeroizing<[u8; 32]>;
+
+/// A Curve25519 private key; wiped when dropped, never printed.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey(pub [u8; 32]);
+
+impl PrivateKey {
+    /// A new key, clamped as `wg genkey` does.
+    pub fn generate<R: CryptoRng + ?Sized>(rng: &mut R) -> Self {
+        let mut key = Self([0; 32]);
+        rng.fill_bytes(&mut key.0);
+        key.0[0] &= 0xf8;
+        key.0[31] = key.0[31] & 0x7f | 0x40;
+        key
+    }
+
+    /// The public key that belongs to it.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&self.secret()).to_bytes())
+    }
+
+    pub(super) fn secret(&self) -> StaticSecret {
+        StaticSecret::from(self.0)
+    }
+}
+
+/// A Curve25519 public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// DH; `None` when the result is all zero (a public key of small order).
+pub(super) fn dh(secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
+    let shared = secret.diffie_hellman(&(*public).into());
+    shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+}
+
+/// Hash: BLAKE2s over the parts.
+pub(super) fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Blake2s256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Mac: keyed BLAKE2s with 16 bytes of output (not a truncated one). `key` is at most 32 bytes.
+pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; MAC_LEN] {
+    let mut mac = Blake2sMac::<U16>::new_from_slice(key).expect("keys here are 16 or 32 bytes");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize_fixed().into()
+}
+
+/// Kdf_n: HKDF with HMAC-BLAKE2s.
+pub(super) fn kdf<const N: usize>(key: &[u8; 32], input: &[u8]) -> [Secret; N] {
+    let extracted = hmac(key, &[input]);
+    let mut previous = Secret::default();
+    std::array::from_fn(|i| {
+        let number = [i as u8 + 1];
+        let parts: [&[u8]; 2] = [&previous[..], &number];
+        let output = hmac(&extracted, if i == 0 { &parts[1..] } else { &parts });
+        previous.clone_from(&output);
+        output
+    })
+}
+
+fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
+    let mut hmac = SimpleHmac::<Blake2s256>::new_from_slice(key).expect("HMAC takes any key");
+    for part in parts {
+        hmac.update(part);
+    }
+    Zeroizing::new(hmac.finalize_fixed().into())
+}

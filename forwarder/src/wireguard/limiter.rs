@@ -1,0 +1,121 @@
+//! Token buckets: per source address under load (section 5.3), and one for cookie replies.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::clock::Boottime;
+
+/// Sources that are told apart at a time; more are refused until some were quiet.
+const MAX_SOURCES: usize = 8192;
+const PER_SOURCE: Rate = Rate { every: Duration::from_millis(50), burst: 5 };
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One token `every` so often, at most `burst` in stock.
+#[derive(Clone, Copy)]
+pub(super) struct Rate {
+    pub(super) every: Duration,
+    pub(super) burst: u32,
+}
+
+/// The stock of one source, as the time at which it will be full again.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Bucket {
+    full_at: Boottime,
+}
+
+impl Bucket {
+    /// Takes a token if there is one.
+    pub(super) fn take(&mut self, now: Boottime, rate: Rate) -> bool {
+        let full_at = self.full_at.max(now) + rate.every;
+        let allowed = full_at.since(now) <= rate.every * rate.burst;
+        if allowed {
+            self.full_at = full_at;
+        }
+        allowed
+    }
+}
+
+/// 20 handshake messages per second, bursts of 5, per IPv4 address or IPv6 /64.
+pub(super) struct Limiter {
+    sources: HashMap<u64, Bucket>,
+    pruned: Boottime,
+}
+
+impl Limiter {
+    pub(super) fn new(now: Boottime) -> Self {
+        Self { sources: HashMap::with_capacity(MAX_SOURCES), pruned: now }
+    }
+
+    /// Whether a message of `source` may be worked on at `now`.
+    pub(super) fn allow(&mut self, now: Boottime, source: SocketAddr) -> bool {
+        let key = network(source.ip());
+        if self.sources.len() >= MAX_SOURCES && now.since(self.pruned) >= PRUNE_INTERVAL {
+            self.sources.retain(|_, bucket| bucket.full_at > now);
+            self.pruned = now;
+        }
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&key) {
+            return false;
+        }
+        self.sources.entry(key).or_default().take(now, PER_SOURCE)
+    }
+}
+
+/// The address, or the /64 of an IPv6 address. No /64 in use lies in `::/32`, where IPv4 is put.
+fn network(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Boottime {
+        Boottime::default() + Duration::from_secs(1000) + Duration::from_millis(millis)
+    }
+
+    fn source(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    /// Section 5.3: 20 a second with bursts of 5.
+    #[test]
+    fn burst_then_rate() {
+        let mut limiter = Limiter::new(at(0));
+        let a = source("192.0.2.1:1");
+        assert_eq!((0..9).filter(|_| limiter.allow(at(0), a)).count(), 5);
+        assert!(!limiter.allow(at(49), a));
+        assert!(limiter.allow(at(50), a));
+        assert!(!limiter.allow(at(51), a));
+        assert_eq!((51..2051).filter(|&t| limiter.allow(at(t), a)).count(), 40);
+    }
+
+    /// Section 5.3: per source, not global; ports do not matter; IPv6 by /64.
+    #[test]
+    fn sources_are_apart() {
+        let mut limiter = Limiter::new(at(0));
+        for _ in 0..9 {
+            limiter.allow(at(0), source("192.0.2.1:1"));
+            limiter.allow(at(0), source("[2001:db8::1]:1"));
+        }
+        assert!(!limiter.allow(at(0), source("192.0.2.1:2")));
+        assert!(limiter.allow(at(0), source("192.0.2.2:1")));
+        assert!(!limiter.allow(at(0), source("[2001:db8::2]:1")));
+        assert!(limiter.allow(at(0), source("[2001:db8:0:1::1]:1")));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut limiter = Limiter::new(at(0));
+        let nth = |i: u32| SocketAddr::from((i.to_be_bytes(), 1));
+        for i in 0..2 * MAX_SOURCES as u32 {
+            assert_eq!(limiter.allow(at(0), nth(i)), i < MAX_SOURCES as u32);
+        }
+        assert_eq!(limiter.sources.len(), MAX_SOURCES);
+        assert!(limiter.allow(at(1000), nth(u32::MAX)));
+        assert_eq!(limiter.sources.len(), 1);
+    }
+}

@@ -1,0 +1,366 @@
+//! One peer of a tunnel: its handshakes, session slots and endpoint.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::CryptoRng;
+
+use super::cookie::Jar;
+use super::mac::Mac1Key;
+use super::message::{CookieReply, Initiation, Response};
+use super::noise::{self, Identity, Initiated, Opened, PeerKeys};
+use super::session::{Role, Session, SessionId, SessionKeys};
+use super::shared::{Index, Shared};
+use super::tai64n::Tai64n;
+use super::timers::{Due, Timers};
+use super::traffic::Traffic;
+use super::tunnel::{Event, PeerConfig, PeerStatus, Refusal, Slots, Transmit};
+use super::{REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER};
+use crate::clock::{Boottime, Wall};
+use crate::id::{PeerId, TunnelId};
+
+/// Initiations of one peer that come faster than this are refused.
+const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
+/// Age at which the initiator renews a session when it receives: before the peer may lose it.
+const REKEY_ON_RECEIVE: Duration = Duration::from_secs(
+    REJECT_AFTER_TIME.as_secs() - super::KEEPALIVE_TIMEOUT.as_secs() - REKEY_TIMEOUT.as_secs(),
+);
+/// How often facts are swept while there is a session.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often they are swept while the peer's first data would let waiting packets go.
+const SWEEP_UNCONFIRMED: Duration = Duration::from_millis(10);
+
+/// What a peer works with, for the length of one call.
+pub(super) struct Context<'a> {
+    pub(super) tunnel: TunnelId,
+    pub(super) identity: &'a Identity,
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) now: Boottime,
+    pub(super) wall: Wall,
+    pub(super) rng: &'a mut dyn CryptoRng,
+    pub(super) outbox: &'a mut Outbox,
+}
+
+/// What a tunnel wants done.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pub(super) transmits: VecDeque<Transmit>,
+    pub(super) events: VecDeque<Event>,
+}
+
+impl Context<'_> {
+    fn event(&mut self, event: Event) {
+        self.outbox.events.push_back(event);
+    }
+
+    fn jitter(&mut self) -> Duration {
+        REKEY_TIMEOUT_JITTER.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
+    }
+}
+
+pub(super) struct Peer {
+    id: PeerId,
+    keys: PeerKeys,
+    mac1: Mac1Key,
+    jar: Jar,
+    endpoint: Option<SocketAddr>,
+    traffic: Arc<Traffic>,
+    /// Our initiation that waits for its response.
+    pending: Option<Pending>,
+    previous: Option<Held>,
+    current: Option<Held>,
+    next: Option<Held>,
+    timers: Timers,
+    /// The peer's greatest timestamp, for as long as the tunnel lives.
+    greatest: Option<Tai64n>,
+    initiation_accepted: Option<Boottime>,
+    last_handshake: Option<(Boottime, Wall)>,
+    /// Messages sent by this time were checked for the age of their session.
+    rekey_checked: Option<Boottime>,
+    /// The current session was old when data came, and a handshake was asked for.
+    rekeyed_on_receive: bool,
+    swept: Boottime,
+}
+
+struct Pending {
+    index: Index,
+    handshake: Initiated,
+}
+
+/// A session in a slot; its index is free when it leaves.
+struct Held {
+    session: Arc<Session>,
+    _index: Index,
+}
+
+impl Peer {
+    pub(super) fn new(keys: PeerKeys, config: &PeerConfig, now: Boottime) -> Self {
+        let traffic = Arc::<Traffic>::default();
+        if let Some(endpoint) = config.endpoint {
+            traffic.source.reset(endpoint);
+        }
+        let mut timers = Timers::new(config.persistent_keepalive);
+        timers.sweep(now, &traffic, Duration::ZERO);
+        Self {
+            id: config.id,
+            mac1: Mac1Key::new(&keys.public),
+            jar: Jar::new(&keys.public),
+            keys,
+            endpoint: config.endpoint,
+            traffic,
+            pending: None,
+            previous: None,
+            current: None,
+            next: None,
+            timers,
+            greatest: None,
+            initiation_accepted: None,
+            last_handshake: None,
+            rekey_checked: None,
+            rekeyed_on_receive: false,
+            swept: now,
+        }
+    }
+
+    /// Takes an initiation and answers it.
+    pub(super) fn initiation(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: SocketAddr,
+        opened: Opened,
+        message: &Initiation,
+    ) -> Result<(), Refusal> {
+        let (received, timestamp) = opened.identify(&self.keys, message).ok_or(Refusal::Unauthenticated)?;
+        if Some(timestamp) <= self.greatest {
+            return Err(Refusal::Replayed);
+        }
+        if self.initiation_accepted.is_some_and(|t| cx.now.since(t) < MIN_INITIATION_INTERVAL) {
+            return Err(Refusal::TooSoon);
+        }
+        if !cx.shared.accept(cx.identity.public, self.keys.public, timestamp, message.ephemeral) {
+            return Err(Refusal::Replayed);
+        }
+        self.greatest = Some(timestamp);
+        self.initiation_accepted = Some(cx.now);
+
+        let index = cx.shared.allocate((cx.tunnel, self.id), cx.rng);
+        let remote_index = received.sender;
+        let (response, keys) =
+            received.respond(&self.keys, index.value(), cx.rng).ok_or(Refusal::Unauthenticated)?;
+        // Simultaneous initiations cancel each other: ours may not be answered any more.
+        self.pending = None;
+        self.previous = None;
+        self.next = Some(self.derive(cx, index, remote_index, keys, Role::Responder));
+        cx.event(Event::Sessions(self.id));
+        self.heard_from(cx, source);
+        self.timers.response_sent(cx.now);
+        self.send(cx, source, &mut response.to_bytes());
+        Ok(())
+    }
+
+    /// Takes the response to our initiation.
+    pub(super) fn response(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: SocketAddr,
+        message: &Response,
+    ) -> Result<(), Refusal> {
+        let expected = |pending: &mut Pending| pending.index.value() == message.receiver;
+        let pending = self.pending.take_if(expected).ok_or(Refusal::Unexpected)?;
+        let Some(keys) = pending.handshake.finish(cx.identity, &self.keys, message) else {
+            self.pending = Some(pending);
+            return Err(Refusal::Unauthenticated);
+        };
+        let session = self.derive(cx, pending.index, message.sender, keys, Role::Initiator);
+        self.previous = self.next.take().or(self.current.take());
+        self.current = Some(session);
+        self.complete(cx);
+        self.heard_from(cx, source);
+        // The responder may send only when it has seen that we have the keys.
+        cx.event(Event::Keepalive(self.id));
+        Ok(())
+    }
+
+    /// Takes a cookie for the next message; it is no reason to send one now.
+    pub(super) fn cookie(&mut self, now: Boottime, reply: &CookieReply) -> Result<(), Refusal> {
+        if self.jar.take(now, reply) { Ok(()) } else { Err(Refusal::Unexpected) }
+    }
+
+    /// Asks for a handshake, unless the current session will do.
+    pub(super) fn want_session(&mut self, cx: &mut Context<'_>) {
+        self.sweep(cx);
+        if !self.sendable(cx.now) {
+            self.start_handshake(cx);
+        }
+    }
+
+    /// Reads the facts that workers left and runs the timers that are due.
+    pub(super) fn sweep(&mut self, cx: &mut Context<'_>) {
+        self.swept = cx.now;
+        if let Some(candidate) = self.traffic.source.take() {
+            self.roam(cx, candidate.remote);
+        }
+        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
+            self.previous = self.current.take();
+            self.current = self.next.take();
+            self.complete(cx);
+        }
+        if self.must_rekey(cx.now) {
+            self.start_handshake(cx);
+        }
+        let jitter = cx.jitter();
+        self.timers.sweep(cx.now, &self.traffic, jitter);
+        while let Some(due) = self.timers.pop(cx.now) {
+            self.run(cx, due);
+        }
+    }
+
+    /// When to sweep next, and why.
+    pub(super) fn next_timeout(&self) -> Option<(Boottime, &'static str)> {
+        self.timers.next().into_iter().chain(self.next_sweep()).min()
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        let session = |held: &Option<Held>| held.as_ref().map(|held| Arc::clone(&held.session));
+        Slots {
+            previous: session(&self.previous),
+            current: session(&self.current),
+            next: session(&self.next),
+        }
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            endpoint: self.endpoint,
+            last_handshake: self.last_handshake,
+            rx_packets: self.traffic.received.packets(),
+            rx_bytes: self.traffic.received.bytes(),
+            tx_packets: self.traffic.sent.packets(),
+            tx_bytes: self.traffic.sent.bytes(),
+        }
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>, due: Due) {
+        match due {
+            Due::Retry => self.initiate(cx),
+            Due::Keepalive if self.sendable(cx.now) => cx.event(Event::Keepalive(self.id)),
+            Due::Keepalive | Due::Handshake => self.start_handshake(cx),
+            Due::GiveUp => {
+                self.pending = None;
+                cx.event(Event::GaveUp(self.id));
+            }
+            Due::Wipe => {
+                self.pending = None;
+                self.previous = None;
+                self.current = None;
+                self.next = None;
+                cx.event(Event::Sessions(self.id));
+            }
+        }
+    }
+
+    fn start_handshake(&mut self, cx: &mut Context<'_>) {
+        self.timers.restart_retries();
+        self.initiate(cx);
+    }
+
+    fn initiate(&mut self, cx: &mut Context<'_>) {
+        let jitter = cx.jitter();
+        if !self.timers.may_initiate(cx.now, jitter) {
+            return;
+        }
+        self.timers.initiation_sent(cx.now, jitter);
+        let Some(endpoint) = self.endpoint else { return };
+        let index = cx.shared.allocate((cx.tunnel, self.id), cx.rng);
+        let timestamp = cx.shared.timestamp(cx.identity.public, self.keys.public, cx.wall);
+        let Some((message, handshake)) =
+            noise::initiate(cx.identity, &self.keys, index.value(), timestamp, cx.rng)
+        else {
+            return;
+        };
+        self.pending = Some(Pending { index, handshake });
+        self.send(cx, endpoint, &mut message.to_bytes());
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, to: SocketAddr, message: &mut [u8]) {
+        let mac1 = self.mac1.fill(message, self.jar.cookie(cx.now));
+        self.jar.sent(mac1);
+        cx.outbox.transmits.push_back(Transmit { peer: Some(self.id), to, payload: message.to_vec() });
+    }
+
+    fn derive(
+        &mut self,
+        cx: &Context<'_>,
+        index: Index,
+        remote_index: u32,
+        keys: SessionKeys,
+        role: Role,
+    ) -> Held {
+        self.timers.session_derived(cx.now);
+        let id = SessionId { tunnel: cx.tunnel, peer: self.id, local_index: index.value(), remote_index };
+        let session = Session::new(id, keys, role, cx.now, Arc::clone(&self.traffic));
+        Held { session: Arc::new(session), _index: index }
+    }
+
+    fn complete(&mut self, cx: &mut Context<'_>) {
+        self.timers.handshake_complete();
+        self.last_handshake = Some((cx.now, cx.wall));
+        self.rekeyed_on_receive = false;
+        cx.event(Event::Sessions(self.id));
+    }
+
+    fn heard_from(&mut self, cx: &mut Context<'_>, source: SocketAddr) {
+        self.timers.handshake_heard(cx.now);
+        self.traffic.source.reset(source);
+        self.roam(cx, source);
+    }
+
+    fn roam(&mut self, cx: &mut Context<'_>, source: SocketAddr) {
+        if self.endpoint != Some(source) && may_be_endpoint(source) {
+            self.endpoint = Some(source);
+            cx.event(Event::Endpoint(self.id));
+        }
+    }
+
+    fn sendable(&self, now: Boottime) -> bool {
+        self.current.as_ref().is_some_and(|current| current.session.sendable(now))
+    }
+
+    /// Whether traffic since the last call calls for a new session (section 6.2).
+    fn must_rekey(&mut self, now: Boottime) -> bool {
+        let Some(Held { session, .. }) = &self.current else { return false };
+        let initiator = session.role == Role::Initiator;
+        let older = |at: Option<Boottime>, age| at.is_some_and(|at| at.since(session.created) >= age);
+
+        let sent = self.traffic.sent.last();
+        let on_send =
+            sent > self.rekey_checked && (session.spent() || initiator && older(sent, REKEY_AFTER_TIME));
+        self.rekey_checked = sent;
+
+        let on_receive = initiator
+            && !self.rekeyed_on_receive
+            && session.receivable(now)
+            && older(self.traffic.received.last(), REKEY_ON_RECEIVE);
+        self.rekeyed_on_receive |= on_receive;
+        on_send || on_receive
+    }
+
+    fn next_sweep(&self) -> Option<(Boottime, &'static str)> {
+        let fresh = |held: &Held| self.swept.since(held.session.created) < REKEY_TIMEOUT;
+        if !self.sendable(self.swept) && self.next.as_ref().is_some_and(fresh) {
+            return Some((self.swept + SWEEP_UNCONFIRMED, "first data"));
+        }
+        let any = self.current.is_some() || self.next.is_some();
+        any.then_some((self.swept + SWEEP, "sweep"))
+    }
+}
+
+/// Whether an authentic message's source may be sent to.
+fn may_be_endpoint(source: SocketAddr) -> bool {
+    let address = source.ip().to_canonical();
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    source.port() != 0
+        && !(broadcast || address.is_multicast() || address.is_loopback() || address.is_unspecified())
+}
