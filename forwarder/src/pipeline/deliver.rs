@@ -75,7 +75,12 @@ pub(super) fn from_frame(
 ///
 /// # Errors
 /// The reason for the drop.
-pub(super) fn from_waiting(io: &mut Io, cx: Context<'_>, tunnel: TunnelId, packet: &mut [u8]) -> Result<(), Drop> {
+pub(super) fn from_waiting(
+    io: &mut Io,
+    cx: Context<'_>,
+    tunnel: TunnelId,
+    packet: &mut [u8],
+) -> Result<(), Drop> {
     let ip = parse::ip(packet).ok_or(Drop::Malformed)?;
     let Some((port, header)) = exit(io, cx, tunnel, &ip, packet)? else { return Ok(()) };
     let place = Place { port, room: header.len() };

@@ -16,7 +16,8 @@ use crate::id::{InterfaceId, TunnelId};
 use crate::port::{BURST, Layer, RxFrame};
 use crate::wireguard::Session;
 use crate::wireguard::message::{
-    COOKIE_REPLY_LEN, DataHeader, INITIATION_LEN, RESPONSE_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE,
+    COOKIE_REPLY_LEN, DataHeader, INITIATION_LEN, RESPONSE_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION,
+    TYPE_RESPONSE,
 };
 
 /// A data message with a session of ours.
@@ -109,7 +110,15 @@ impl<'s> Sorted<'s> {
         let header = DataHeader::parse(bytes).ok_or(Drop::Malformed)?;
         let session = snapshot.sessions.get(&header.receiver).filter(|s| s.tunnel == tunnel);
         let session = session.ok_or(Drop::UnknownIndex)?;
-        self.messages.push(Message { frame, range: 0..bytes.len(), header, session, source, ecn, outer: None });
+        self.messages.push(Message {
+            frame,
+            range: 0..bytes.len(),
+            header,
+            session,
+            source,
+            ecn,
+            outer: None,
+        });
         Ok(())
     }
 
@@ -141,7 +150,8 @@ fn message<'s>(
 ) -> Result<Message<'s>, Option<Drop>> {
     let udp = parse::udp(ip, packet).ok_or(None)?;
     let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
-    let listens = |tunnel: TunnelId| snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.port);
+    let listens =
+        |tunnel: TunnelId| snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.port);
     match snapshot.sessions.get(&header.receiver) {
         Some(session) if listens(session.tunnel) => Ok(Message {
             frame,

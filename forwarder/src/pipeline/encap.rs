@@ -25,7 +25,8 @@ impl Encap {
     ) -> Option<Self> {
         let ethertype = if destination.is_ipv4() { IPV4 } else { IPV6 };
         let mut header = ArrayVec::new();
-        let ethernet: ArrayVec<u8, MAX_ETHERNET_LEN> = ethernet(source_mac, destination_mac, vlans, ethertype)?;
+        let ethernet: ArrayVec<u8, MAX_ETHERNET_LEN> =
+            ethernet(source_mac, destination_mac, vlans, ethertype)?;
         header.try_extend_from_slice(&ethernet).ok()?;
         match (source, destination) {
             (SocketAddr::V4(from), SocketAddr::V4(to)) => {
@@ -125,7 +126,9 @@ mod tests {
     /// The filled headers parse back, checksums included, whatever the payload.
     #[test]
     fn frames_parse_back() {
-        for (source, destination) in [("192.0.2.1:5000", "198.51.100.2:5001"), ("[2001:db8::1]:5000", "[2001:db8::2]:5001")] {
+        for (source, destination) in
+            [("192.0.2.1:5000", "198.51.100.2:5001"), ("[2001:db8::1]:5000", "[2001:db8::2]:5001")]
+        {
             for vlans in [&[][..], &[10], &[10, 20]] {
                 for len in [32, 33, 148, 1452] {
                     let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();

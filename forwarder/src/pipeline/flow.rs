@@ -10,7 +10,9 @@ pub const BUCKETS: usize = 840;
 /// SCTP, DCCP and UDP-Lite packets; addresses and protocol of all others. A fragment has no ports in
 /// all but the first, so every fragment goes by addresses and protocol.
 pub fn hash(ip: &Ip, packet: &[u8]) -> u32 {
-    let word = |at: usize| packet.get(at..at + 8).map_or(0, |b| u64::from_be_bytes(b.try_into().unwrap_or_default()));
+    let word = |at: usize| {
+        packet.get(at..at + 8).map_or(0, |b| u64::from_be_bytes(b.try_into().unwrap_or_default()))
+    };
     let upper = u64::from(ip.protocol) << 32 | u64::from(ports(ip, packet));
     let hash = if packet[0] >> 4 == 4 {
         mix(word(12), upper)
@@ -86,7 +88,10 @@ mod tests {
             assert_eq!(share(&after, 0), 0);
             assert!(before.iter().zip(&after).all(|(b, a)| b == a || b.0 == 0));
             let shares: Vec<_> = (1..n).map(|i| share(&after, i)).collect();
-            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{n} paths: {shares:?}");
+            assert!(
+                shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1,
+                "{n} paths: {shares:?}"
+            );
         }
     }
 

@@ -136,7 +136,7 @@ fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u
 
 /// Where the message came from, if that can be believed: the kernel has not checked what AF_XDP
 /// delivers, and the tag covers none of the outer header.
-fn endpoint(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoint> {
+pub(super) fn endpoint(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoint> {
     let verified = message.outer.is_none_or(|at| {
         let bytes = frames[message.frame].frame.bytes();
         parse::udp_checksum_is_right(&bytes[at..])

@@ -8,12 +8,14 @@ use super::deliver::{self, Place};
 use super::outbound::{self, Exit, message_len};
 use super::ports::Ports;
 use super::snapshot::{Encap, Path, Snapshot};
-use super::waiting::{For, Waiting};
+use super::waiting::{For, Waiter, Waiting};
 use super::{demux, encap, inbound};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::drops::{self, Drop, DropCounters};
+use crate::id::PeerId;
 use crate::port::{BURST, Destination, Layer, RxFrame, TxFrame};
+use crate::wireguard::REKEY_ATTEMPT_TIME;
 
 /// DS byte of handshake messages (DSCP AF41), as the kernel marks them.
 const HANDSHAKE_DS: u8 = 0x88;
@@ -38,7 +40,7 @@ pub struct LaneCounters {
 pub struct Lane {
     io: Io,
     rx: Vec<RxFrame>,
-    /// Where each peer's last opened packet went, by [`crate::id::PeerId`].
+    /// Where each peer's last opened packet went, by [`PeerId`].
     expected: Vec<Place>,
     generation: Option<u64>,
 }
@@ -58,6 +60,8 @@ pub(super) struct Io {
 pub(super) struct Context<'s> {
     pub snapshot: &'s Snapshot,
     pub now: Boottime,
+    /// When the packets arrived: earlier than now when they have waited.
+    pub arrived: Boottime,
 }
 
 impl Lane {
@@ -77,7 +81,7 @@ impl Lane {
     /// [`BURST`] frames from every port, carries them, flushes every port. Returns how many frames
     /// were received.
     pub fn turn(&mut self, snapshot: &Snapshot, now: Boottime) -> usize {
-        let cx = Context { snapshot, now };
+        let cx = Context { snapshot, now, arrived: now };
         if self.generation != Some(snapshot.generation) {
             self.generation = Some(snapshot.generation);
             self.forget_places(snapshot);
@@ -92,8 +96,8 @@ impl Lane {
         received
     }
 
-    /// Sends a message of the control thread by its peer's path. Without a path it is lost, and its
-    /// sender's timer repeats it.
+    /// Takes a message of the control thread for its peer's path; the next turn flushes it out. Without
+    /// a path it is lost, and its sender's timer repeats it.
     pub fn inject(&mut self, snapshot: &Snapshot, now: Boottime, injected: &Injected) {
         let sent = match injected {
             Injected::Message { peer, payload } => self.io.path(snapshot, *peer).and_then(|exit| {
@@ -109,7 +113,6 @@ impl Lane {
         if let Err(reason) = sent {
             self.io.counters.drops.count(reason);
         }
-        self.io.ports.flush();
     }
 
     /// Egresses may have changed, so every peer starts again where any packet can go.
@@ -119,32 +122,33 @@ impl Lane {
         self.expected.resize(snapshot.paths.len(), Place { port, room: 0 });
     }
 
-    /// Each waiting packet tries once; one that must wait on goes to the end, so the order stays.
+    /// Each waiting packet tries once, oldest first; one that must wait on goes to the end, so the order
+    /// stays.
     fn retry_waiting(&mut self, cx: Context<'_>) {
-        for _ in 0..self.io.waiting.len().div_ceil(BURST) {
-            for _ in 0..BURST.min(self.io.waiting.len()) {
-                self.retry_one(cx);
+        for _ in 0..self.io.waiting.len() {
+            let Some(waiter) = self.io.waiting.pop() else { break };
+            let cx = Context { arrived: waiter.since, ..cx };
+            if let Err(reason) = self.retry(cx, waiter) {
+                self.io.counters.drops.count(reason);
             }
-            self.carry(cx);
         }
     }
 
-    fn retry_one(&mut self, cx: Context<'_>) {
-        let Some(mut waiter) = self.io.waiting.pop() else { return };
+    fn retry(&mut self, cx: Context<'_>, mut waiter: Waiter) -> Result<(), Drop> {
         let result = match waiter.what {
-            what if waiter.is_stale(cx.now) => Err(what.drop()),
+            // The handshake that it waited for was given up; what it has to say is no news any more.
+            what if cx.now.since(waiter.since) > REKEY_ATTEMPT_TIME => Err(what.drop()),
             For::Session(_) => {
                 self.rx.push(RxFrame { frame: waiter.frame, layer: Layer::Ip, origin: WAITED });
-                return;
+                self.carry(cx);
+                return Ok(());
             }
             For::Neighbour(_, _, tunnel) => {
                 deliver::from_waiting(&mut self.io, cx, tunnel, waiter.frame.bytes_mut())
             }
         };
         self.io.waiting.give(waiter.frame);
-        if let Err(reason) = result {
-            self.io.counters.drops.count(reason);
-        }
+        result
     }
 
     /// Carries what stands in `rx`, and gives the frames back.
@@ -179,7 +183,7 @@ impl Io {
     /// Lets a packet wait.
     pub fn wait(&mut self, cx: Context<'_>, what: For, packet: &[u8]) {
         drops::add(&self.counters.waited, 1);
-        if let Some(reason) = self.waiting.push(what, packet, cx.now) {
+        if let Some(reason) = self.waiting.push(what, packet, cx.arrived) {
             self.counters.drops.count(reason);
         }
     }
@@ -208,7 +212,7 @@ impl Io {
         self.ports.transmit(exit.port, tx);
     }
 
-    fn path<'s>(&self, snapshot: &'s Snapshot, peer: crate::id::PeerId) -> Result<Exit<'s>, Drop> {
+    fn path<'s>(&self, snapshot: &'s Snapshot, peer: PeerId) -> Result<Exit<'s>, Drop> {
         let path = snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
         let encap = path.encap.as_ref().ok_or(Drop::PortDown)?;
         self.exit(path, encap)

@@ -107,7 +107,9 @@ fn admit(snapshot: &Snapshot, packet: &Packet) -> Result<(), Drop> {
 fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&'s Group, PeerId), Drop> {
     let group = match (snapshot.routes.lookup(packet.ip.destination), packet.interface) {
         (Some(Route::Tunnel(group)), _) => snapshot.groups.get(group.index()).ok_or(Drop::Unroutable)?,
-        (Some(Route::Kernel | Route::Interface { .. }), Some(InterfaceId(_))) => return Err(Drop::NotSteered),
+        (Some(Route::Kernel | Route::Interface { .. }), Some(InterfaceId(_))) => {
+            return Err(Drop::NotSteered);
+        }
         _ => return Err(Drop::Unroutable),
     };
     let buckets = group.buckets.len().max(1) as u32;
@@ -192,7 +194,12 @@ fn seal(batch: &mut [Sealing<'_>], runs: &[Run<'_>], frames: &[RxFrame]) {
 }
 
 /// Writes the message's header and describes the rest of the work.
-pub(super) fn job<'a>(session: &'a Session, counter: u64, source: &'a [u8], message: &'a mut [u8]) -> Seal<'a> {
+pub(super) fn job<'a>(
+    session: &'a Session,
+    counter: u64,
+    source: &'a [u8],
+    message: &'a mut [u8],
+) -> Seal<'a> {
     let (header, destination) = message.split_at_mut(DATA_HEADER_LEN);
     header.copy_from_slice(&DataHeader { receiver: session.remote_index, counter }.to_bytes());
     Seal { key: &session.keys.send, counter, source, destination }

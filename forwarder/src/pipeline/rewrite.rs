@@ -40,7 +40,8 @@ mod tests {
     fn ipv4_checksums_stay_right() {
         for ttl in 1..=255 {
             for (before, after) in (0..4).flat_map(|a| (0..4).map(move |b| (a, b))) {
-                let mut packet = [0x45, 0xb8 | before, 0, 20, 0x12, 0x34, 0, 0, ttl, 17, 0, 0, 10, 1, 2, 3, 10, 4, 5, 6];
+                let mut packet =
+                    [0x45, 0xb8 | before, 0, 20, 0x12, 0x34, 0, 0, ttl, 17, 0, 0, 10, 1, 2, 3, 10, 4, 5, 6];
                 let sum = Sum::default().bytes(&packet).checksum();
                 packet[10..12].copy_from_slice(&sum.to_be_bytes());
                 decrement_ttl(&mut packet);

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 use crate::clock::Boottime;
 use crate::drops::Drop;
 use crate::id::{InterfaceId, PeerId, TunnelId};
-use crate::port::{Arena, BURST, Frame};
-use crate::wireguard::REKEY_ATTEMPT_TIME;
+use crate::port::{Arena, Frame};
 
 /// Packets that wait in one lane, at most (the kernel's limit per peer).
 pub const WAITING: usize = 128;
@@ -40,14 +39,8 @@ impl For {
 pub(super) struct Waiter {
     pub what: For,
     pub frame: Frame,
-    since: Boottime,
-}
-
-impl Waiter {
-    /// Whether the handshake it waited for was given up.
-    pub fn is_stale(&self, now: Boottime) -> bool {
-        now.since(self.since) > REKEY_ATTEMPT_TIME
-    }
+    /// When it arrived.
+    pub since: Boottime,
 }
 
 /// The store.
@@ -58,19 +51,19 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Takes memory for [`WAITING`] packets of at most `room` bytes, and for the burst that tries again.
+    /// Takes memory for [`WAITING`] packets of at most `room` bytes, and for the one that tries again.
     pub fn new(room: usize) -> Self {
-        Self { arena: Arena::new(WAITING + BURST, room), queue: VecDeque::with_capacity(WAITING) }
+        Self { arena: Arena::new(WAITING + 1, room), queue: VecDeque::with_capacity(WAITING) }
     }
 
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Copies a packet in. Returns the reason of the drop that this cost, if it cost one: the packet
+    /// Copies a packet in that arrived at `since`. Returns the reason of the drop that this cost, if it cost one: the packet
     /// itself when it is too large, else the oldest one of what most packets wait for, so that a dead
     /// peer's traffic cannot push out another's.
-    pub fn push(&mut self, what: For, packet: &[u8], now: Boottime) -> Option<Drop> {
+    pub fn push(&mut self, what: For, packet: &[u8], since: Boottime) -> Option<Drop> {
         let mut dropped = None;
         if self.queue.len() == WAITING {
             dropped = self.evict();
@@ -82,7 +75,7 @@ impl Waiting {
         }
         frame.set_range(0, packet.len());
         frame.bytes_mut().copy_from_slice(packet);
-        self.queue.push_back(Waiter { what, frame, since: now });
+        self.queue.push_back(Waiter { what, frame, since });
         dropped
     }
 
@@ -116,19 +109,6 @@ mod tests {
     const A: For = For::Session(PeerId(1));
     const B: For = For::Session(PeerId(2));
 
-    fn drain(waiting: &mut Waiting) -> Vec<(For, Vec<u8>)> {
-        std::iter::from_fn(|| waiting.pop())
-            .map(|w| {
-                let seen = (w.what, w.frame.bytes().to_vec());
-                waiting_give_later(w.frame);
-                seen
-            })
-            .collect()
-    }
-
-    // The closure above holds the queue, so the frame cannot go back; the test's store ends here.
-    fn waiting_give_later(_frame: Frame) {}
-
     #[test]
     fn the_oldest_goes_first_and_a_crowd_pushes_out_only_itself() {
         let mut waiting = Waiting::new(64);
@@ -137,7 +117,8 @@ mod tests {
             assert_eq!(waiting.push(A, &[i], Boottime::default()), None);
         }
         assert_eq!(waiting.push(A, &[127], Boottime::default()), Some(Drop::NoSession));
-        let all = drain(&mut waiting);
+        let all: Vec<_> =
+            std::iter::from_fn(|| waiting.pop()).map(|w| (w.what, w.frame.bytes().to_vec())).collect();
         assert_eq!(all.len(), WAITING);
         assert_eq!(all[0], (B, vec![0xb]));
         assert_eq!(all[1], (A, vec![1]));

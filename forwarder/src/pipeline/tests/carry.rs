@@ -1,0 +1,279 @@
+//! Packets that must arrive, and how.
+
+use super::*;
+use crate::pipeline::control::Injected;
+use crate::port::Destination;
+
+fn received(gateway: &Gateway) -> Vec<Vec<u8>> {
+    bytes(gateway.lan.take())
+}
+
+/// What LAN host `site` gets to see of a packet.
+fn on_lan(site: Site, packet: &[u8]) -> Vec<u8> {
+    let mut frame = ethernet(site.host_mac(), site.gateway_mac(0), site.plan.lan_vlans, packet);
+    frame.truncate(14 + 4 * site.plan.lan_vlans.len() + packet.len());
+    frame
+}
+
+/// Every combination of families and VLAN tags, both ways, byte by byte; the TTL drops by two.
+#[test]
+fn packets_arrive_unchanged_but_for_ttl() {
+    for (ipv6, inner_ipv6) in [(false, false), (false, true), (true, false), (true, true)] {
+        for (lan_vlans, wire_vlans) in [(&[][..], &[][..]), (&[10], &[20]), (&[10, 11], &[20, 21])] {
+            let mut world = World::new(Plan { ipv6, lan_vlans, wire_vlans, ..Plan::default() });
+            for len in [0, 1, 15, 16, 17, 1000, 1372] {
+                let mut there = Inner::between(world.a.site, inner_ipv6);
+                there.payload = (0..len).map(|i| i as u8).collect();
+                let mut back = Inner::between(world.b.site, inner_ipv6);
+                back.payload = there.payload.clone();
+                world.a.from_lan(&there.packet());
+                world.b.from_lan(&back.packet());
+                world.settle();
+                assert_eq!(received(&world.b), [on_lan(world.b.site, &there.forwarded(2))]);
+                assert_eq!(received(&world.a), [on_lan(world.a.site, &back.forwarded(2))]);
+            }
+            assert_eq!((world.a.all_drops(), world.b.all_drops()), (vec![], vec![]));
+        }
+    }
+}
+
+/// Plaintexts are padded to 16 bytes, but not beyond the MTU (whitepaper, section 5.4.6).
+#[test]
+fn padding_stops_at_the_mtu() {
+    let mut world = World::new(Plan::default());
+    for (ip_len, padded) in [(29, 32), (32, 32), (1408, 1408), (1409, 1420), (1420, 1420)] {
+        let mut inner = Inner::between(world.a.site, false);
+        inner.payload = vec![1; ip_len - 28];
+        world.a.from_lan(&inner.packet());
+        world.a.turn(world.now);
+        let [(_, frame)] = &world.a.take_sealed()[..] else { panic!("one frame") };
+        assert_eq!(frame.len(), 14 + 20 + 8 + 16 + padded + 16, "for {ip_len} bytes");
+    }
+}
+
+#[test]
+fn flows_spread_evenly_and_stay_on_their_path() {
+    let mut world = World::new(Plan::default());
+    let mut shares = [0; PATHS];
+    for round in 0..2 {
+        for flow in 0..1024_u16 {
+            let mut inner = Inner::between(world.a.site, false);
+            inner.ports = (10_000 + flow, 5001);
+            world.a.from_lan(&inner.packet());
+            if flow % 64 == 63 {
+                world.a.turn(world.now);
+            }
+        }
+        let sent = world.a.take_sealed();
+        assert_eq!(sent.len(), 1024);
+        let mut now = [0; PATHS];
+        sent.iter().for_each(|(i, _)| now[*i] += 1);
+        assert!(round == 0 || now == shares);
+        shares = now;
+    }
+    let (min, max) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+    assert!(*min as f64 >= 0.8 * f64::from(*max), "{shares:?}");
+}
+
+/// The first fragment has ports and the others have none; all take one path.
+#[test]
+fn fragments_of_a_packet_take_one_path() {
+    for ipv6 in [false, true] {
+        let mut world = World::new(Plan::default());
+        for port in 0..32 {
+            let mut inner = Inner::between(world.a.site, ipv6);
+            inner.ports = (port * 977, 5001);
+            let mut packet = inner.packet();
+            if ipv6 {
+                packet[6] = 44;
+            } else {
+                packet[6..8].copy_from_slice(&if port == 0 { [0x20, 0] } else { [0, port as u8] });
+                checksummed(&mut packet[..20]);
+            }
+            world.a.from_lan(&packet);
+        }
+        world.a.turn(world.now);
+        let sent = world.a.take_sealed();
+        assert_eq!(sent.len(), 32);
+        assert!(sent.iter().all(|(i, _)| *i == sent[0].0));
+    }
+}
+
+#[test]
+fn a_flow_stays_in_order() {
+    let mut world = World::new(Plan::default());
+    let flows = 7;
+    for n in 0..500_u32 {
+        let flow = n % flows;
+        let mut inner = Inner::between(world.a.site, flow % 2 == 0);
+        inner.ports.0 = flow as u16;
+        inner.payload = n.to_be_bytes().to_vec();
+        world.a.from_lan(&inner.packet());
+    }
+    world.settle();
+    let numbers: Vec<u32> = received(&world.b)
+        .iter()
+        .map(|frame| u32::from_be_bytes(frame[frame.len() - 4..].try_into().unwrap()))
+        .collect();
+    assert_eq!(numbers.len(), 500);
+    for flow in 0..flows {
+        let of_flow: Vec<_> = numbers.iter().filter(|n| *n % flows == flow).collect();
+        assert!(of_flow.is_sorted());
+    }
+}
+
+/// The gateway's own traffic: from the TUN, without a decrement; to a local address, to the TUN.
+#[test]
+fn the_kernel_sends_and_receives() {
+    let mut world = World::new(Plan::default());
+    let mut inner = Inner::between(world.a.site, false);
+    inner.from = world.a.site.address(false, 1);
+    inner.to = world.b.site.address(false, 1);
+    world.a.tun.push(Layer::Ip, inner.packet());
+    world.settle();
+    assert_eq!(bytes(world.b.tun.take()), [inner.packet()]);
+    assert!(world.b.lan.take().is_empty());
+}
+
+/// What the kernel must answer or do goes to it, unchanged: TTL 1, options, an egress without port.
+#[test]
+fn what_only_the_kernel_can_do_goes_to_it() {
+    let mut world = World::new(Plan::default());
+    let from_a = Inner::between(world.a.site, false);
+    let mut last_hop = from_a.clone();
+    last_hop.ttl = 1;
+    let mut optional = from_a.packet();
+    optional[0] = 0x46;
+    optional.splice(20..20, [1, 1, 1, 0]);
+    let len = (optional.len() as u16).to_be_bytes();
+    optional[2..4].copy_from_slice(&len);
+    checksummed(&mut optional[..24]);
+    let mut elsewhere = from_a.clone();
+    elsewhere.to = "10.2.50.7".parse().unwrap();
+    let packets = [last_hop.packet(), optional, elsewhere.packet()];
+    packets.iter().for_each(|packet| world.a.tun.push(Layer::Ip, packet.clone()));
+    world.settle();
+    let mut got = bytes(world.b.tun.take());
+    let mut expected = packets.to_vec();
+    got.sort();
+    expected.sort();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn routers_behind_the_lan_are_used() {
+    let mut world = World::new(Plan::default());
+    let mut inner = Inner::between(world.a.site, false);
+    inner.to = "172.16.5.5".parse().unwrap();
+    let frame = world.a.seal(0, 0, &inner.packet(), 0);
+    world.b.from_wire(0, &frame);
+    world.b.turn(world.now);
+    assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(1))]);
+}
+
+/// RFC 6040, outside to inside; the last column of each row is what the receiver gets.
+#[test]
+fn ecn_crosses_the_tunnel() {
+    for ipv6 in [false, true] {
+        let mut world = World::new(Plan::default());
+        let mut counter = 0;
+        for (inner_ecn, outer_ecn, expected) in
+            [(0, 0, 0), (0, 2, 0), (2, 0, 2), (2, 1, 1), (2, 3, 3), (1, 3, 3), (1, 2, 1), (3, 0, 3)]
+        {
+            let mut inner = Inner::between(world.a.site, ipv6);
+            inner.ecn = inner_ecn;
+            let frame = world.a.seal(1, counter, &inner.packet(), outer_ecn);
+            counter += 1;
+            world.b.from_wire(1, &frame);
+            world.b.turn(world.now);
+            inner.ecn = expected;
+            assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(1))]);
+        }
+        let mut inner = Inner::between(world.a.site, ipv6);
+        for ecn in 0..4 {
+            inner.ecn = ecn;
+            world.a.from_lan(&inner.packet());
+            world.a.turn(world.now);
+            let (_, frame) = world.a.take_sealed().remove(0);
+            assert_eq!(frame[15], ecn, "DSCP is not copied, ECN is");
+        }
+    }
+}
+
+/// Over UDP sockets the same packets come and go as datagrams.
+#[test]
+fn datagrams_carry_the_same_messages() {
+    let mut world = World::new(Plan { datagrams: true, ..Plan::default() });
+    let mut inner = Inner::between(world.a.site, false);
+    inner.ecn = 2;
+    world.a.from_lan(&inner.packet());
+    world.a.turn(world.now);
+    let [sent] = &world.a.udp.take()[..] else { panic!("one datagram") };
+    let Destination::Datagram { tunnel, to, tos } = sent.destination else { panic!("{sent:?}") };
+    assert_eq!((to, tos), (world.b.site.endpoint(tunnel.index()), 2));
+    let layer = Layer::Datagram { tunnel, source: world.a.site.endpoint(tunnel.index()), ecn: 3 };
+    world.b.udp.push(layer, sent.bytes.clone());
+    world.b.turn(world.now);
+    inner.ecn = 3;
+    assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(2))]);
+}
+
+#[test]
+fn handshakes_leave_by_the_path_and_reach_the_control_thread() {
+    let mut world = World::new(Plan { ipv6: true, ..Plan::default() });
+    let mut message = [0; 148];
+    message[0] = 1;
+    let injected = Injected::Message { peer: PeerId(2), payload: message.into_iter().collect() };
+    world.a.lane.inject(&world.a.snapshot, world.now, &injected);
+    world.a.turn(world.now);
+    let [(2, frame)] = &world.a.take_sealed()[..] else { panic!("one frame on wire 2") };
+    assert_eq!((frame[14] << 4 | frame[15] >> 4, frame.len()), (0x88, 14 + 40 + 8 + 148));
+
+    let source = world.a.site.endpoint(2);
+    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(2), source, ecn: 0 }, message);
+    world.settle();
+    let handshakes = world.b.control.handshakes.lock().unwrap();
+    let expected = Handshake { tunnel: TunnelId(2), source, message: message.into_iter().collect() };
+    assert_eq!(*handshakes, [expected]);
+}
+
+/// An empty message is noted as received, and nothing goes further.
+#[test]
+fn keepalives_end_at_the_peer() {
+    let mut world = World::new(Plan::default());
+    world.a.lane.inject(&world.a.snapshot, world.now, &Injected::Keepalive(PeerId(0)));
+    assert_eq!(world.settle(), 1);
+    assert!(world.b.snapshot.paths[0].session.as_ref().unwrap().confirmed());
+    assert!(world.b.lan.take().is_empty() && world.b.tun.take().is_empty());
+    assert_eq!(world.b.all_drops(), []);
+}
+
+/// LAN and wire on one port: hosts' own WireGuard traffic through the tunnel to the port number that
+/// we listen on is carried like any other.
+#[test]
+fn inner_wireguard_is_carried() {
+    let mut world = World::new(Plan::default());
+    let mut inner = Inner::between(world.a.site, false);
+    inner.ports.1 = world.a.site.endpoint(0).port();
+    inner.payload = [&[4, 0, 0, 0, 9, 9, 9, 9][..], &[0; 40]].concat();
+    world.a.from_lan(&inner.packet());
+    world.settle();
+    assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(2))]);
+}
+
+/// The detector of [`Gateway::take_sealed`] can fail: a plain packet on a wire is caught.
+#[test]
+#[should_panic(expected = "in clear on wire 1")]
+fn control_case_a_clear_frame_is_caught() {
+    let mut world = World::new(Plan::default());
+    // A route that sends an opened packet out by a wire.
+    world.b.publish(|snapshot| {
+        let mut egresses = (*snapshot.egresses).clone();
+        if let Some(Egress::Ethernet { ports, .. }) = egresses.get_mut(&LAN) {
+            *ports = [PortId(2)].into_iter().collect();
+        }
+        snapshot.egresses = Arc::new(egresses);
+    });
+    world.a.from_lan(&Inner::between(world.a.site, false).packet());
+    world.settle();
+}
