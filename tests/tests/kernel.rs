@@ -172,7 +172,12 @@ fn a_mark_resolves_past_our_own_default_route() {
         ip("address add 203.0.113.1/32 dev tun0");
         for (family, all) in [(Family::V4, "0.0.0.0/0"), (Family::V6, "::/0")] {
             kernel.add_route(&Route::through(net(all), tun.interface(), 0, 51820)).await?;
-            kernel.add_default_rules(&DefaultRules { family, mark: 51820, table: 51820 }).await?;
+            for _ in 0..2 {
+                kernel.add_default_rules(&DefaultRules { family, mark: 51820, table: 51820 }).await?;
+            }
+        }
+        for part in ["51820", "suppress_prefixlength 0"] {
+            assert_eq!(ip("rule").matches(part).count(), 1, "taken over, not doubled");
         }
         let resolve = async |to: &str, mark| kernel.resolve(addr(to), mark).await;
         let direct = |next_hop: &str, source: &str| Resolved {
@@ -276,7 +281,14 @@ fn refusals_are_one_line_with_object_cause_and_fix() {
         let error = kernel.set_link_up(nowhere).await.expect_err("no such device");
         assert_eq!(error.errno(), Some(Errno::ENODEV));
         assert!(
-            error.to_string().starts_with("cannot set device 4242 up: No such device (ENODEV)"),
+            error.to_string().starts_with("cannot set device number 4242 up: No such device (ENODEV)"),
+            "{error}"
+        );
+        let lo = device(&kernel.view().await?, "lo");
+        kernel.add_address(lo, net("192.0.2.1/24")).await?;
+        let error = kernel.add_address(lo, net("192.0.2.1/24")).await.expect_err("it is there").to_string();
+        assert!(
+            error.starts_with("cannot add the address 192.0.2.1/24 to device lo: File exists"),
             "{error}"
         );
         ip("route add unreachable 10.0.0.0/8 metric 4294967295");
@@ -290,9 +302,9 @@ fn refusals_are_one_line_with_object_cause_and_fix() {
         assert!(!text.contains('\n'));
         let error = kernel.resolve(addr("10.0.0.1"), 0).await.expect_err("unreachable");
         assert_eq!(error.errno(), Some(Errno::EHOSTUNREACH));
-        // The kernel's own sentence.
-        let error = kernel.add_route(&Route::through(net("10.9.0.0/16"), nowhere, 0, 254)).await;
-        println!("{}", error.expect_err("no such device"));
+        // The kernel's own sentence: an MTU that loopback cannot have.
+        let error = kernel.set_mtu(lo, u32::MAX).await.expect_err("too large").to_string();
+        assert!(error.contains("the kernel says"), "{error}");
         Ok(())
     });
 }
@@ -311,6 +323,7 @@ fn a_tun_is_made_once_and_goes_with_its_descriptor() {
         assert_eq!(link.kind, LinkKind::Other("tun".into()));
         assert!(ip("link show tun0").contains("qlen 2000"));
         assert!(!ip("-6 address show dev tun0").contains("fe80"), "no link-local address");
+        assert_eq!(nix::unistd::read(&tun, &mut [0; 1500]), Err(Errno::EAGAIN), "silent, non-blocking");
         assert_eq!(Tun::create("tun0").expect_err("taken").errno(), Some(Errno::EBUSY));
         assert_eq!(Tun::create("lo").expect_err("taken").errno(), Some(Errno::EBUSY));
         println!("{}", Tun::create("tun0").expect_err("taken"));
@@ -576,13 +589,15 @@ fn state() -> String {
         .join("--\n")
 }
 
-/// A veth pair with addresses on its near end.
+/// A veth pair with addresses on its near end, in a state that no longer changes by itself.
 async fn wire_up(kernel: &Kernel) -> Result<InterfaceId, Error> {
     ip("link add v0 type veth peer name v1");
+    for end in ["v0", "v1"] {
+        ip(&format!("link set {end} addrgenmode none up"));
+    }
+    until(async || !ip("link").contains("LOWERLAYERDOWN")).await;
     ip("address add 192.0.2.1/24 dev v0");
     ip("-6 address add 2001:db8::1/64 dev v0 nodad");
-    ip("link set v0 up");
-    ip("link set v1 up");
     Ok(device(&kernel.view().await?, "v0"))
 }
 

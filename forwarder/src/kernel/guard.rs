@@ -110,7 +110,8 @@ pub struct Janitor {
 
 impl Janitor {
     /// Starts the janitor in the calling thread's network namespace, and waits until it is on guard. To be
-    /// called before the first route or rule is added.
+    /// called before the first route or rule is added, and before any device is opened by a library that
+    /// lets children inherit its descriptors: the janitor would keep the device alive.
     ///
     /// # Errors
     /// [`Error::Janitor`] when the child does not start.
@@ -127,6 +128,7 @@ impl Janitor {
             .stdin(OwnedFd::from(its_end))
             .stdout(OwnedFd::from(lock.0.try_clone()?))
             .stderr(Stdio::inherit())
+            .current_dir("/")
             .process_group(0)
             .spawn()?;
         let mut janitor = Self { child, life_line: life_line.try_clone()? };

@@ -195,7 +195,6 @@ impl fmt::Display for Route {
         }
         write!(f, "{}", self.prefix)?;
         self.gateway.map_or(Ok(()), |g| write!(f, " via {g}"))?;
-        self.interface.map_or(Ok(()), |i| write!(f, " on device {i}"))?;
         write!(f, " metric {} table {}", self.metric, self.table)
     }
 }

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, R
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::Kernel;
-use super::read::family_of;
+use super::read::{device, family_of};
 use crate::id::InterfaceId;
 use crate::kernel::{DefaultRules, Error, PROTOCOL, Route, RouteKind, TABLE_MAIN};
 
@@ -39,7 +39,7 @@ impl Kernel {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.set_link(interface, message, || format!("set device {interface} up")).await
+        self.set_link(interface, message, || format!("set {} up", device(interface))).await
     }
 
     /// Sets a device's MTU, in bytes.
@@ -49,7 +49,7 @@ impl Kernel {
     pub async fn set_mtu(&self, interface: InterfaceId, mtu: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::Mtu(mtu));
-        self.set_link(interface, message, || format!("set the MTU of device {interface} to {mtu}")).await
+        self.set_link(interface, message, || format!("set the MTU of {} to {mtu}", device(interface))).await
     }
 
     /// Keeps the kernel from giving a device an IPv6 link-local address when it goes up, as the
@@ -61,7 +61,7 @@ impl Kernel {
         let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::AfSpecUnspec(vec![mode]));
-        let action = || format!("turn off link-local addresses on device {interface}");
+        let action = || format!("turn off link-local addresses on {}", device(interface));
         self.set_link(interface, message, action).await
     }
 
@@ -76,7 +76,7 @@ impl Kernel {
         message.header.index = interface.0;
         message.attributes =
             vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
-        let action = || format!("add the address {address} to device {interface}");
+        let action = || format!("add the address {address} to {}", device(interface));
         self.change(Message::NewAddress(message), CREATE, action).await
     }
 
@@ -86,7 +86,7 @@ impl Kernel {
     /// When the kernel refuses; [`Errno::EEXIST`] when the table has one of that prefix and metric.
     pub async fn add_route(&self, route: &Route) -> Result<(), Error> {
         let message = Message::NewRoute(route_message(route));
-        self.change(message, CREATE, || format!("add the route {route}")).await
+        self.change(message, CREATE, || format!("add the route {}", described(route))).await
     }
 
     /// Removes a route; it must be just so, protocol number included.
@@ -95,28 +95,33 @@ impl Kernel {
     /// When the kernel refuses; [`Errno::ESRCH`] when there is none.
     pub async fn remove_route(&self, route: &Route) -> Result<(), Error> {
         let message = Message::DelRoute(route_message(route));
-        self.change(message, NLM_F_ACK, || format!("remove the route {route}")).await
+        self.change(message, NLM_F_ACK, || format!("remove the route {}", described(route))).await
     }
 
     /// Adds wg-quick's two rules for a `/0`: unmarked packets look into `rules.table`, after the specific
-    /// routes of `main` had their turn.
+    /// routes of `main` had their turn. Rules of ours that a kept guard left are taken over.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn add_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
+        let present = self.our_rule_messages().await?;
         for message in rule_messages(rules) {
-            self.change(Message::NewRule(message), CREATE, || format!("add the rules {rules}")).await?;
+            // The kernel would add a rule again: a new one has a preference of its own.
+            if !present.iter().any(|p| is_rule(p, &message)) {
+                self.change(Message::NewRule(message), CREATE, || format!("add the rules {rules}")).await?;
+            }
         }
         Ok(())
     }
 
-    /// Removes what [`Self::add_default_rules`] added.
+    /// Removes what [`Self::add_default_rules`] added; that a rule is gone already does not matter.
     ///
     /// # Errors
-    /// When the kernel refuses; [`Errno::ENOENT`] when they are not there.
+    /// When the kernel refuses.
     pub async fn remove_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
         for message in rule_messages(rules) {
-            self.change(Message::DelRule(message), NLM_F_ACK, || format!("remove the rules {rules}")).await?;
+            let action = || format!("remove the rules {rules}");
+            unless_gone(self.change(Message::DelRule(message), NLM_F_ACK, action).await)?;
         }
         Ok(())
     }
@@ -150,7 +155,7 @@ impl Kernel {
         message.header.ifindex = interface.0;
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(address.into()));
-        let action = || format!("resolve the neighbour {address} on device {interface}");
+        let action = || format!("resolve the neighbour {address} on {}", device(interface));
         self.change(Message::NewNeighbour(message), NLM_F_ACK | NLM_F_CREATE, action).await
     }
 
@@ -209,6 +214,19 @@ fn rule_messages(rules: &DefaultRules) -> [RuleMessage; 2] {
     let mut specific = rule(TABLE_MAIN);
     specific.attributes.push(RuleAttribute::SuppressPrefixLen(0));
     [unmarked, specific]
+}
+
+/// Whether a rule that the kernel tells is the one that we would add.
+fn is_rule(told: &RuleMessage, wanted: &RuleMessage) -> bool {
+    told.header.family == wanted.header.family
+        && told.header.flags.contains(wanted.header.flags)
+        && wanted.attributes.iter().all(|a| told.attributes.contains(a))
+}
+
+/// A route in an error, with its device.
+fn described(route: &Route) -> String {
+    let on = route.interface.map(|i| format!(" on {}", device(i)));
+    format!("{route}{}", on.unwrap_or_default())
 }
 
 /// Whether something was removed; that it was gone already is no error.

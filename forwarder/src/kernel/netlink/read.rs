@@ -14,6 +14,7 @@ use super::{Kernel, parse};
 use crate::id::InterfaceId;
 use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
 
+/// Asked for one by one. A kernel without IPv6 answers with IPv4 instead, so answers are checked.
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 impl Kernel {
@@ -69,7 +70,7 @@ impl Kernel {
     pub async fn allocated_rx_queues(&self, interface: InterfaceId) -> Result<u32, Error> {
         let mut question = LinkMessage::default();
         question.header.index = interface.0;
-        let action = || format!("read device {interface}");
+        let action = || format!("read {}", device(interface));
         let answers = self.request(Message::GetLink(question), NLM_F_ACK, action).await?;
         let attributes = answers.into_iter().filter_map(|m| match m {
             Message::NewLink(link) => Some(link.attributes),
@@ -106,7 +107,7 @@ impl Kernel {
             let answers =
                 self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await?;
             rules.extend(answers.into_iter().filter_map(|m| match m {
-                Message::NewRule(rule) => Some(rule),
+                Message::NewRule(rule) if rule.header.family == family => Some(rule),
                 _ => None,
             }));
         }
@@ -161,7 +162,7 @@ impl Kernel {
             let answers =
                 self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await?;
             routes.extend(answers.into_iter().filter_map(|m| match m {
-                Message::NewRoute(route) => Some(route),
+                Message::NewRoute(route) if route.header.address_family == family => Some(route),
                 _ => None,
             }));
         }
@@ -178,6 +179,15 @@ impl Kernel {
                 _ => None,
             })
             .collect())
+    }
+}
+
+/// A device in an error: by name while it has one.
+pub(super) fn device(interface: InterfaceId) -> String {
+    let name = nix::net::if_::if_indextoname(interface.0).unwrap_or_default();
+    match name.to_string_lossy().as_ref() {
+        "" => format!("device number {interface}"),
+        name => format!("device {name}"),
     }
 }
 
