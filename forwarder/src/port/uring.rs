@@ -160,7 +160,7 @@ impl Uring {
             free_slots: (0..send_frames).rev().collect(),
             messages: (0..send_frames).map(|_| OutMessage::new()).collect(),
             receivers,
-            template: template(),
+            template: Box::new(template()),
             multishot_read: probe.is_supported(opcode::ReadMulti::CODE),
             received: VecDeque::with_capacity(usize::from(frames)),
             sent: VecDeque::with_capacity(usize::from(send_frames)),
@@ -334,9 +334,9 @@ impl Uring {
 }
 
 /// Which fields of a message the kernel shall fill in: only the lengths matter.
-fn template() -> Box<libc::msghdr> {
+fn template() -> libc::msghdr {
     // SAFETY: all zero is a valid `msghdr`.
-    let mut template: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+    let mut template: libc::msghdr = unsafe { std::mem::zeroed() };
     template.msg_namelen = NAME_LEN as u32;
     template.msg_controllen = CONTROL_LEN;
     template
@@ -483,7 +483,7 @@ fn ds_byte(control: &[u8]) -> u8 {
     if is(libc::IPPROTO_IP, libc::IP_TOS) {
         value.first().copied().unwrap_or(0)
     } else if is(libc::IPPROTO_IPV6, libc::IPV6_TCLASS) {
-        value.first_chunk().map_or(0, |v| i32::from_ne_bytes(*v) as u8)
+        value.first_chunk().map_or(0, |v| u32::from_ne_bytes(*v) as u8)
     } else {
         0
     }
