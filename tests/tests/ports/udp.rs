@@ -1,0 +1,202 @@
+//! The UDP port against plain sockets.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forwarder::id::TunnelId;
+use forwarder::port::udp::{TunnelSocket, UdpPort, UdpSockets};
+use forwarder::port::{Destination, Layer, Port};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+};
+
+use crate::lab::{in_namespace, receive, run};
+
+const DATAGRAMS: u32 = 10_000;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn tunnel(file: &str, port: u16) -> TunnelSocket {
+    TunnelSocket { file: file.into(), port, fwmark: Some(0xca6c) }
+}
+
+fn open(tunnels: &[TunnelSocket]) -> (Arc<UdpSockets>, UdpPort) {
+    let sockets = Arc::new(UdpSockets::open(tunnels).unwrap());
+    let port = UdpPort::new(Arc::clone(&sockets), 256, 2048).unwrap();
+    (sockets, port)
+}
+
+fn peer(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    if socket.local_addr().unwrap().is_ipv4() {
+        setsockopt(&socket, sockopt::IpRecvTos, &true).unwrap();
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvTClass, &true).unwrap();
+    }
+    socket
+}
+
+fn payload(seq: u32) -> Vec<u8> {
+    let mut bytes = seq.to_be_bytes().to_vec();
+    bytes.resize(4 + seq as usize % 1470, seq as u8);
+    bytes
+}
+
+fn send_with_tos(socket: &UdpSocket, to: SocketAddr, tos: u8, bytes: &[u8]) {
+    let (v4, v6) = (tos, i32::from(tos));
+    let control = if to.is_ipv4() { ControlMessage::Ipv4Tos(&v4) } else { ControlMessage::Ipv6TClass(&v6) };
+    let address = SockaddrStorage::from(to);
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], &[control], MsgFlags::empty(), Some(&address))
+        .unwrap();
+}
+
+fn receive_with_tos(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, u8) {
+    let mut control = nix::cmsg_space!(i32);
+    let mut iov = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags).unwrap();
+    let tos = message.cmsgs().unwrap().find_map(|c| match c {
+        ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
+        ControlMessageOwned::Ipv6TClass(tos) => Some(tos as u8),
+        _ => None,
+    });
+    (message.bytes, tos.unwrap())
+}
+
+/// Sends and receives [`DATAGRAMS`] in bursts, asserting bytes, order, tunnel, source and DS byte.
+fn exchange(address: &str, id: TunnelId) {
+    let (sockets, mut port) = open(&[tunnel("wg0", 0), tunnel("wg1", 0)]);
+    let peer = peer(&format!("{address}:0"));
+    let source = peer.local_addr().unwrap();
+    let to: SocketAddr = format!("{address}:{}", sockets.port(id).unwrap()).parse().unwrap();
+    let mut buffer = [0; 2048];
+    let (mut sent, mut seen) = (0, 0);
+    while seen < DATAGRAMS {
+        for _ in 0..50 {
+            send_with_tos(&peer, to, sent as u8, &payload(sent));
+            sent += 1;
+        }
+        while seen < sent {
+            let frames = receive(&mut port, PATIENCE);
+            assert!(!frames.is_empty(), "lost after {seen}");
+            for rx in frames {
+                assert_eq!(rx.layer, Layer::Datagram { tunnel: id, source, ecn: seen as u8 & 3 });
+                assert_eq!(rx.frame.bytes(), payload(seen));
+                let mut tx = port.reserve().unwrap();
+                tx.frame.set_range(0, rx.frame.len());
+                tx.frame.bytes_mut().copy_from_slice(rx.frame.bytes());
+                tx.destination = Destination::Datagram { tunnel: id, to: source, tos: seen as u8 };
+                port.transmit(tx);
+                port.release(rx);
+                seen += 1;
+            }
+        }
+        port.flush();
+        for n in seen - 50..seen {
+            let (len, tos) = receive_with_tos(&peer, &mut buffer);
+            assert_eq!((&buffer[..len], tos), (&payload(n)[..], n as u8));
+        }
+    }
+    port.flush();
+    assert_eq!(port.available(), 256, "send frames leaked");
+    let counters = port.counters();
+    assert_eq!((counters.rx_packets, counters.tx_packets), (DATAGRAMS.into(), DATAGRAMS.into()));
+    assert_eq!((counters.rx_lost, counters.tx_failed), (0, 0));
+}
+
+#[test]
+fn ipv4_datagrams_keep_bytes_order_and_ds_byte_both_ways() {
+    in_namespace(|| exchange("127.0.0.1", TunnelId(1)));
+}
+
+#[test]
+fn ipv6_datagrams_keep_bytes_order_and_ds_byte_both_ways() {
+    in_namespace(|| exchange("[::1]", TunnelId(0)));
+}
+
+#[test]
+fn receiving_goes_on_after_all_frames_were_held() {
+    in_namespace(|| {
+        let (sockets, mut port) = open(&[tunnel("wg0", 0)]);
+        let peer = peer("127.0.0.1:0");
+        let to = SocketAddr::from(([127, 0, 0, 1], sockets.port(TunnelId(0)).unwrap()));
+        (0..600).for_each(|i| send_with_tos(&peer, to, 0, &payload(i)));
+        let mut held = Vec::new();
+        while held.len() < 256 {
+            held.extend(receive(&mut port, PATIENCE));
+        }
+        assert!(receive(&mut port, Duration::ZERO).is_empty(), "more frames than there are");
+        let mut seen = 0;
+        while seen < 600 {
+            for rx in held.drain(..) {
+                assert_eq!(rx.frame.bytes(), payload(seen));
+                port.release(rx);
+                seen += 1;
+            }
+            held = receive(&mut port, PATIENCE);
+            assert!(!held.is_empty() || seen == 600, "stopped at {seen}");
+        }
+    });
+}
+
+#[test]
+fn datagrams_larger_than_a_frame_are_counted_not_cut() {
+    in_namespace(|| {
+        let (sockets, mut port) = open(&[tunnel("wg0", 0)]);
+        let peer = peer("127.0.0.1:0");
+        let to = SocketAddr::from(([127, 0, 0, 1], sockets.port(TunnelId(0)).unwrap()));
+        port.flush();
+        peer.send_to(&[1; 9000], to).unwrap();
+        peer.send_to(&[2; 2048], to).unwrap();
+        let frames = receive(&mut port, PATIENCE);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0].frame.bytes(), [2; 2048]);
+        assert_eq!(port.counters().rx_lost, 1);
+    });
+}
+
+#[test]
+fn the_control_thread_sends_without_the_port() {
+    in_namespace(|| {
+        let sockets = UdpSockets::open(&[tunnel("wg0", 0)]).unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let peer = peer(address);
+            let to = peer.local_addr().unwrap();
+            sockets.send_to(TunnelId(0), to, 0x88, b"handshake").unwrap();
+            let mut buffer = [0; 64];
+            assert_eq!(receive_with_tos(&peer, &mut buffer), (9, 0x88));
+            assert_eq!(&buffer[..9], b"handshake");
+        }
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_file() {
+    in_namespace(|| {
+        let _holder = UdpSocket::bind("0.0.0.0:51820").unwrap();
+        let error = UdpSockets::open(&[tunnel("/etc/wireguard/wg0.conf", 51820)]).unwrap_err().to_string();
+        assert!(error.starts_with("/etc/wireguard/wg0.conf: UDP port 51820 is in use"), "{error}");
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_addresses_and_an_unknown_destination_lose_no_frame() {
+    in_namespace(|| {
+        run("ip -6 addr flush dev lo");
+        let (_sockets, mut port) = open(&[tunnel("wg0", 0)]);
+        for to in ["[2001:db8::1]:9", "192.0.2.1:9"] {
+            let mut tx = port.reserve().unwrap();
+            tx.frame.set_range(0, 32);
+            let to = to.parse().unwrap();
+            tx.destination = Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 };
+            port.transmit(tx);
+        }
+        let tx = port.reserve().unwrap();
+        port.transmit(tx);
+        port.flush();
+        assert_eq!((port.available(), port.counters().tx_failed), (256, 3));
+    });
+}
