@@ -3,15 +3,18 @@
 //! [`View`] is plain data: topology and snapshots are computed from it purely. [`netlink::Kernel`]
 //! reads it, tells when it changed and is the one interface through which everything is changed.
 
+mod error;
 pub mod guard;
 pub mod netlink;
 pub mod nic;
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use crate::id::InterfaceId;
+pub use error::{Cause, Error};
 
 /// The kernel's network state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +138,7 @@ pub struct Address {
     pub address: IpNet,
 }
 
-/// A route.
+/// A route. Of a multipath route, `interface` and `gateway` are those of its first next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Destination.
@@ -148,7 +151,7 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Smaller wins.
     pub metric: u32,
-    /// Table number: 254 main, 255 local, 253 default.
+    /// Table number: [`TABLE_MAIN`], 255 local, 253 default, or any other.
     pub table: u32,
     /// Who installed it; [`PROTOCOL`] is us.
     pub protocol: u8,
@@ -156,6 +159,83 @@ pub struct Route {
 
 /// Our number in the `protocol` field of routes and rules.
 pub const PROTOCOL: u8 = 151;
+
+/// The table `main`.
+pub const TABLE_MAIN: u32 = 254;
+
+/// Metric of the fail-closed routes: the worst, so that any other route to the prefix wins.
+pub const GUARD_METRIC: u32 = u32::MAX;
+
+impl Route {
+    /// A route of ours through a device without routers behind it, such as a TUN.
+    pub fn through(prefix: IpNet, interface: InterfaceId, metric: u32, table: u32) -> Self {
+        let kind = RouteKind::Unicast;
+        let interface = Some(interface);
+        Self { prefix: prefix.trunc(), kind, interface, gateway: None, metric, table, protocol: PROTOCOL }
+    }
+
+    /// A fail-closed route of ours: without a better one, packets to the prefix are refused.
+    pub fn unreachable(prefix: IpNet, table: u32) -> Self {
+        let kind = RouteKind::Unreachable;
+        let (prefix, metric, protocol) = (prefix.trunc(), GUARD_METRIC, PROTOCOL);
+        Self { prefix, kind, interface: None, gateway: None, metric, table, protocol }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == RouteKind::Unreachable {
+            f.write_str("unreachable ")?;
+        }
+        write!(f, "{}", self.prefix)?;
+        self.gateway.map_or(Ok(()), |g| write!(f, " via {g}"))?;
+        self.interface.map_or(Ok(()), |i| write!(f, " on device {i}"))?;
+        write!(f, " metric {} table {}", self.metric, self.table)
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of a prefix.
+    pub fn of(prefix: &IpNet) -> Self {
+        if prefix.addr().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Its address "any".
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+/// wg-quick's rules for a peer that carries `/0`: `not fwmark MARK table TABLE`, and before it
+/// `table main suppress_prefixlength 0`. The TUN's default route stands in that table, and so does the
+/// fail-closed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRules {
+    /// Family of the `/0`.
+    pub family: Family,
+    /// Firewall mark of our own encrypted packets.
+    pub mark: u32,
+    /// Table of the default route.
+    pub table: u32,
+}
+
+impl fmt::Display for DefaultRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not fwmark {:#x} table {} ({:?})", self.mark, self.table, self.family)
+    }
+}
 
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,220 @@
+//! Changing the network state.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+
+use super::Kernel;
+use super::read::family_of;
+use crate::id::InterfaceId;
+use crate::kernel::{DefaultRules, Error, PROTOCOL, Route, RouteKind, TABLE_MAIN};
+
+const CREATE: u16 = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+
+/// What [`Kernel::remove_ours`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Routes.
+    pub routes: usize,
+    /// Rules.
+    pub rules: usize,
+}
+
+impl Kernel {
+    /// Sets a device administratively up.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_link_up(&self, interface: InterfaceId) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.set_link(interface, message, || format!("set device {interface} up")).await
+    }
+
+    /// Sets a device's MTU, in bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_mtu(&self, interface: InterfaceId, mtu: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.set_link(interface, message, || format!("set the MTU of device {interface} to {mtu}")).await
+    }
+
+    /// Keeps the kernel from giving a device an IPv6 link-local address when it goes up, as the
+    /// kernel's own tunnels do: a TUN would otherwise start with router solicitations into the tunnels.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::EAFNOSUPPORT`] without IPv6.
+    pub async fn set_no_link_local(&self, interface: InterfaceId) -> Result<(), Error> {
+        let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![mode]));
+        let action = || format!("turn off link-local addresses on device {interface}");
+        self.set_link(interface, message, action).await
+    }
+
+    /// Adds an address with its prefix length to a device.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::EEXIST`] when the device has it.
+    pub async fn add_address(&self, interface: InterfaceId, address: IpNet) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = family_of(address.addr());
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = interface.0;
+        message.attributes =
+            vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+        let action = || format!("add the address {address} to device {interface}");
+        self.change(Message::NewAddress(message), CREATE, action).await
+    }
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::EEXIST`] when the table has one of that prefix and metric.
+    pub async fn add_route(&self, route: &Route) -> Result<(), Error> {
+        let message = Message::NewRoute(route_message(route));
+        self.change(message, CREATE, || format!("add the route {route}")).await
+    }
+
+    /// Removes a route; it must be just so, protocol number included.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::ESRCH`] when there is none.
+    pub async fn remove_route(&self, route: &Route) -> Result<(), Error> {
+        let message = Message::DelRoute(route_message(route));
+        self.change(message, NLM_F_ACK, || format!("remove the route {route}")).await
+    }
+
+    /// Adds wg-quick's two rules for a `/0`: unmarked packets look into `rules.table`, after the specific
+    /// routes of `main` had their turn.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn add_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
+        for message in rule_messages(rules) {
+            self.change(Message::NewRule(message), CREATE, || format!("add the rules {rules}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`Self::add_default_rules`] added.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::ENOENT`] when they are not there.
+    pub async fn remove_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
+        for message in rule_messages(rules) {
+            self.change(Message::DelRule(message), NLM_F_ACK, || format!("remove the rules {rules}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes every rule and route of our protocol number, in all tables. Those that are gone by then
+    /// (a route goes with its device) do not matter.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_ours(&self) -> Result<Removed, Error> {
+        let mut removed = Removed::default();
+        for rule in self.our_rule_messages().await? {
+            let gone = self.change(Message::DelRule(rule), NLM_F_ACK, || "remove our rules".into()).await;
+            removed.rules += usize::from(unless_gone(gone)?);
+        }
+        for route in self.our_route_messages().await? {
+            let gone = self.change(Message::DelRoute(route), NLM_F_ACK, || "remove our routes".into()).await;
+            removed.routes += usize::from(unless_gone(gone)?);
+        }
+        Ok(removed)
+    }
+
+    /// Tells the kernel that a neighbour is in use (`NTF_USE`), as sending a packet to it would: an unknown
+    /// one is resolved by ARP or ND, a stale one is verified. The entry ages as any other.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn use_neighbour(&self, interface: InterfaceId, address: IpAddr) -> Result<(), Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family_of(address);
+        message.header.ifindex = interface.0;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes.push(NeighbourAttribute::Destination(address.into()));
+        let action = || format!("resolve the neighbour {address} on device {interface}");
+        self.change(Message::NewNeighbour(message), NLM_F_ACK | NLM_F_CREATE, action).await
+    }
+
+    async fn set_link(
+        &self,
+        interface: InterfaceId,
+        mut message: LinkMessage,
+        action: impl Fn() -> String,
+    ) -> Result<(), Error> {
+        message.header.index = interface.0;
+        self.change(Message::SetLink(message), NLM_F_ACK, action).await
+    }
+
+    async fn change(&self, message: Message, flags: u16, action: impl Fn() -> String) -> Result<(), Error> {
+        self.request(message, flags, action).await.map(|_| ())
+    }
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family_of(route.prefix.addr());
+    header.destination_prefix_length = route.prefix.prefix_len();
+    header.protocol = route.protocol.into();
+    header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Local => RouteType::Local,
+        RouteKind::Special => RouteType::Broadcast,
+        RouteKind::Unreachable => RouteType::Unreachable,
+    };
+    // IPv4 wants to know that a route without a router ends on the link; IPv6 does not care.
+    let on_link = route.kind == RouteKind::Unicast && route.gateway.is_none();
+    header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+    message.attributes = vec![
+        RouteAttribute::Destination(route.prefix.network().into()),
+        RouteAttribute::Table(route.table),
+        RouteAttribute::Priority(route.metric),
+    ];
+    message.attributes.extend(route.interface.map(|i| RouteAttribute::Oif(i.0)));
+    message.attributes.extend(route.gateway.map(|g| RouteAttribute::Gateway(g.into())));
+    message
+}
+
+/// The kernel puts a later rule before the earlier ones, so the second of these is looked at first.
+fn rule_messages(rules: &DefaultRules) -> [RuleMessage; 2] {
+    let rule = |table: u32| {
+        let mut message = RuleMessage::default();
+        message.header.family = family_of(rules.family.unspecified());
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![RuleAttribute::Protocol(PROTOCOL.into()), RuleAttribute::Table(table)];
+        message
+    };
+    let mut unmarked = rule(rules.table);
+    unmarked.header.flags = RuleFlags::Invert;
+    unmarked.attributes.push(RuleAttribute::FwMark(rules.mark));
+    let mut specific = rule(TABLE_MAIN);
+    specific.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    [unmarked, specific]
+}
+
+/// Whether something was removed; that it was gone already is no error.
+fn unless_gone(removal: Result<(), Error>) -> Result<bool, Error> {
+    match removal {
+        Err(e) if matches!(e.errno(), Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV)) => Ok(false),
+        other => other.map(|()| true),
+    }
+}

@@ -1,0 +1,186 @@
+//! Reading the network state.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use super::{Kernel, parse};
+use crate::id::InterfaceId;
+use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+impl Kernel {
+    /// Reads everything. The tables are read one after the other; a change in between is reported by
+    /// a [`Watch`](super::Watch) that was there before.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn view(&self) -> Result<View, Error> {
+        Ok(View {
+            links: self.links(Vec::new()).await?,
+            addresses: self.addresses().await?,
+            routes: self.routes().await?,
+            neighbours: self.neighbours().await?,
+        })
+    }
+
+    /// The slaves of a bond alone, in order of their index: cheap enough to ask ten times a second.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub async fn slaves(&self, bond: InterfaceId) -> Result<Vec<Link>, Error> {
+        let mut slaves = self.links(vec![LinkAttribute::Controller(bond.0)]).await?;
+        // Kernels that do not filter by master answer with every device.
+        slaves.retain(|l| l.master == Some(bond));
+        Ok(slaves)
+    }
+
+    /// Asks how a packet to `to` would leave if it carried the firewall mark `mark` (0 = none).
+    ///
+    /// # Errors
+    /// When there is no route, or an unreachable one.
+    pub async fn resolve(&self, to: IpAddr, mark: u32) -> Result<Resolved, Error> {
+        let action = || format!("find the route to {to} (mark {mark:#x})");
+        let mut question = RouteMessage::default();
+        question.header.address_family = family_of(to);
+        question.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+        question.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Mark(mark)];
+        let answers = self.request(Message::GetRoute(question), NLM_F_ACK, action).await?;
+        answers
+            .iter()
+            .find_map(|m| match m {
+                Message::NewRoute(route) => parse::resolved(route, to),
+                _ => None,
+            })
+            .ok_or_else(|| Error::refused(action(), nix::errno::Errno::ENETUNREACH))
+    }
+
+    /// The number of RX queues that a device was made with.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub async fn allocated_rx_queues(&self, interface: InterfaceId) -> Result<u32, Error> {
+        let mut question = LinkMessage::default();
+        question.header.index = interface.0;
+        let action = || format!("read device {interface}");
+        let answers = self.request(Message::GetLink(question), NLM_F_ACK, action).await?;
+        let attributes = answers.into_iter().filter_map(|m| match m {
+            Message::NewLink(link) => Some(link.attributes),
+            _ => None,
+        });
+        let queues = attributes.flatten().find_map(|a| match a {
+            LinkAttribute::NumRxQueues(n) => Some(n),
+            _ => None,
+        });
+        Ok(queues.unwrap_or(1))
+    }
+
+    /// The routes of our protocol number, in all tables, as the kernel tells them.
+    pub(super) async fn our_route_messages(&self) -> Result<Vec<RouteMessage>, Error> {
+        let mut routes = self.route_messages(PROTOCOL).await?;
+        routes.retain(|r| u8::from(r.header.protocol) == PROTOCOL);
+        Ok(routes)
+    }
+
+    /// The routes of our protocol number, in all tables.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn our_routes(&self) -> Result<Vec<Route>, Error> {
+        Ok(self.our_route_messages().await?.iter().filter_map(parse::route).collect())
+    }
+
+    /// The rules of our protocol number, as the kernel tells them.
+    pub(super) async fn our_rule_messages(&self) -> Result<Vec<RuleMessage>, Error> {
+        let mut rules = Vec::new();
+        for family in FAMILIES {
+            let mut question = RuleMessage::default();
+            question.header.family = family;
+            let answers =
+                self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await?;
+            rules.extend(answers.into_iter().filter_map(|m| match m {
+                Message::NewRule(rule) => Some(rule),
+                _ => None,
+            }));
+        }
+        let ours = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
+        rules.retain(|r| r.attributes.iter().any(ours));
+        Ok(rules)
+    }
+
+    async fn links(&self, filter: Vec<LinkAttribute>) -> Result<Vec<Link>, Error> {
+        let mut question = LinkMessage::default();
+        question.attributes = filter;
+        question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers =
+            self.request(Message::GetLink(question), NLM_F_DUMP, || "list the devices".into()).await?;
+        let mut links: Vec<Link> = answers
+            .iter()
+            .filter_map(|m| match m {
+                Message::NewLink(link) => Some(parse::link(link)),
+                _ => None,
+            })
+            .collect();
+        links.sort_by_key(|l| l.id);
+        Ok(links)
+    }
+
+    async fn addresses(&self) -> Result<Vec<crate::kernel::Address>, Error> {
+        let question = Message::GetAddress(AddressMessage::default());
+        let answers = self.request(question, NLM_F_DUMP, || "list the addresses".into()).await?;
+        Ok(answers
+            .iter()
+            .filter_map(|m| match m {
+                Message::NewAddress(address) => parse::address(address),
+                _ => None,
+            })
+            .collect())
+    }
+
+    async fn routes(&self) -> Result<Vec<Route>, Error> {
+        const TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+        let messages = self.route_messages(0).await?;
+        Ok(messages.iter().filter_map(parse::route).filter(|r| TABLES.contains(&r.table)).collect())
+    }
+
+    /// Routes of a protocol number; 0 = all. The kernel filters, which matters to a router with a full
+    /// Internet table.
+    async fn route_messages(&self, protocol: u8) -> Result<Vec<RouteMessage>, Error> {
+        let mut routes = Vec::new();
+        for family in FAMILIES {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            question.header.protocol = protocol.into();
+            let answers =
+                self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await?;
+            routes.extend(answers.into_iter().filter_map(|m| match m {
+                Message::NewRoute(route) => Some(route),
+                _ => None,
+            }));
+        }
+        Ok(routes)
+    }
+
+    async fn neighbours(&self) -> Result<Vec<crate::kernel::Neighbour>, Error> {
+        let question = Message::GetNeighbour(NeighbourMessage::default());
+        let answers = self.request(question, NLM_F_DUMP, || "list the neighbours".into()).await?;
+        Ok(answers
+            .iter()
+            .filter_map(|m| match m {
+                Message::NewNeighbour(neighbour) => parse::neighbour(neighbour),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+pub(super) fn family_of(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
