@@ -1,13 +1,24 @@
 //! Configuration, parsed once into types that cannot be wrong.
 
+pub mod error;
+pub mod forwarder_toml;
 pub mod key;
+mod load;
+pub mod options;
 pub mod wg_quick;
 
+pub use error::{ConfigError, Problem};
+pub use forwarder_toml::{Guard, NamedGroup, Settings};
+pub use load::{DEFAULT_FOLDER, Loaded, load};
+pub use options::RunOptions;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::wireguard::{PrivateKey, PublicKey};
 
@@ -21,6 +32,8 @@ pub struct TunnelConfig {
     pub private_key: PrivateKey,
     /// `ListenPort`; 0 when absent (the kernel chooses).
     pub listen_port: u16,
+    /// Line of `ListenPort`; 0 when absent.
+    pub listen_port_line: usize,
     /// `FwMark`; 0 = none.
     pub fwmark: u32,
     /// `Address`, host bits kept.
@@ -46,8 +59,25 @@ pub enum Table {
     Number(u32),
 }
 
+/// Without the private key.
+impl fmt::Debug for TunnelConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelConfig")
+            .field("name", &self.name)
+            .field("file", &self.file)
+            .field("listen_port", &self.listen_port)
+            .field("fwmark", &self.fwmark)
+            .field("addresses", &self.addresses)
+            .field("mtu", &self.mtu)
+            .field("table", &self.table)
+            .field("peers", &self.peers)
+            .field("ignored", &self.ignored)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A `[Peer]` section.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PeerSection {
     /// Line of the section's header.
     pub line: usize,
@@ -56,11 +86,25 @@ pub struct PeerSection {
     /// `PublicKey`.
     pub public_key: PublicKey,
     /// `PresharedKey`, zero when absent.
-    pub preshared_key: [u8; 32],
+    pub preshared_key: Zeroizing<[u8; 32]>,
     /// `AllowedIPs`, host bits cleared.
     pub allowed_ips: Vec<IpNet>,
     /// `Endpoint`, names resolved.
     pub endpoint: Option<SocketAddr>,
     /// `PersistentKeepalive`.
     pub persistent_keepalive: Option<Duration>,
+}
+
+/// Without the preshared key.
+impl fmt::Debug for PeerSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerSection")
+            .field("line", &self.line)
+            .field("friendly_name", &self.friendly_name)
+            .field("public_key", &self.public_key)
+            .field("allowed_ips", &self.allowed_ips)
+            .field("endpoint", &self.endpoint)
+            .field("persistent_keepalive", &self.persistent_keepalive)
+            .finish_non_exhaustive()
+    }
 }

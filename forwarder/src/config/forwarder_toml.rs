@@ -1,0 +1,129 @@
+//! forwarder.toml: what wg-quick's format cannot say. Everything in it is optional.
+//!
+//! ```toml
+//! workers = 4             # at most so many workers; default: one per allowed core and NIC queue
+//! guard = "keep"          # default "off"
+//! transit = true          # default false
+//!
+//! [[group]]               # peers of different public keys that carry the same prefixes in parallel
+//! name = "site-b"
+//! peers = ["wg0", "wg1/berlin"]   # TUNNEL, or TUNNEL/PEER with the peer's friendly name or public key
+//! ```
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::error::{ConfigError, Problem};
+
+/// Where the settings are looked for when `--settings` is not given.
+pub const DEFAULT_FILE: &str = "/etc/forwarder/forwarder.toml";
+
+/// The settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// At most so many workers. Default: as many as cores and NIC queues allow.
+    pub workers: Option<NonZeroUsize>,
+    /// What protects the remote prefixes after an exit. Default: off.
+    pub guard: Guard,
+    /// Whether a packet out of one tunnel may go into another. Default: false, such packets drop.
+    pub transit: bool,
+    /// Groups of peers with different public keys. Default: none.
+    #[serde(rename = "group")]
+    pub groups: Vec<NamedGroup>,
+}
+
+/// What stays behind after any exit, kill -9 included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guard {
+    /// Nothing: the machine is left as it was found.
+    #[default]
+    Off,
+    /// `unreachable` routes for the remote prefixes, until `forwarder down`.
+    Keep,
+}
+
+/// Peers that may share prefixes although their public keys differ.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedGroup {
+    /// For logs and messages.
+    pub name: String,
+    /// `TUNNEL`, the tunnel's only peer, or `TUNNEL/PEER` with a friendly name or a public key.
+    pub peers: Vec<String>,
+}
+
+impl Settings {
+    /// Reads `file`; without one, [`DEFAULT_FILE`] if it exists, else the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what is wrong in it.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        if file.is_none() && !default.exists() {
+            return Ok(Self::default());
+        }
+        let file = file.unwrap_or(default);
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| ConfigError::whole(file, Problem::Unreadable(e.to_string())))?;
+        Self::parse(file, &text)
+    }
+
+    /// Reads the `text` of `file`.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|&b| b == b'\n').count());
+            // One line, whatever the reader's message looks like.
+            let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            ConfigError { file: file.to_owned(), line, problem: Problem::Settings(message) }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(Path::new("forwarder.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn everything_is_optional() {
+        assert_eq!(parse("").unwrap(), Settings::default());
+        let settings = parse(concat!(
+            "workers = 2\nguard = \"keep\"\ntransit = true\n",
+            "[[group]]\nname = \"b\"\npeers = [\"wg0\", \"wg1/x\"]\n"
+        ))
+        .unwrap();
+        let group = NamedGroup { name: "b".into(), peers: vec!["wg0".into(), "wg1/x".into()] };
+        let expected = Settings {
+            workers: NonZeroUsize::new(2),
+            guard: Guard::Keep,
+            transit: true,
+            groups: vec![group],
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        for (text, line) in [
+            ("workers = 0", 1),
+            ("\nguard = \"kep\"", 2),
+            ("transit = true\nwrokers = 1", 2),
+            ("transit = maybe", 1),
+            ("[[group]]\nname = \"x\"\npeers = 3", 3),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(&format!("forwarder.toml:{line}: ")), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What the command line asks of `run` and `check`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Options of `forwarder run` and `forwarder check`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// `--iface`: bonds, plain devices or VLANs, at least one.
+    pub interfaces: Vec<String>,
+    /// `--config`: wg-quick files or folders of them; empty = [`super::DEFAULT_FOLDER`].
+    pub configs: Vec<PathBuf>,
+    /// `--workers`: at most so many; wins over the settings.
+    pub workers: Option<NonZeroUsize>,
+    /// `--settings`: forwarder.toml; `None` = the default file if it exists.
+    pub settings: Option<PathBuf>,
+}
