@@ -1,27 +1,26 @@
 //! The search for the highest rate that passes, on a fixed ladder of rates.
 
-const LOWEST: f64 = 1000.0;
-const STEP: f64 = 1.05;
-/// The highest rung is 5.1 million packets a second.
+const LOWEST: u64 = 1000;
+/// The highest rung is about five million packets a second.
 const RUNGS: usize = 176;
 /// Trials that must pass at the rate that is reported, beyond the one that found it.
 const CONFIRMATIONS: usize = 2;
 
-/// Packets per second at a rung.
+/// Packets per second at a rung: each is 5 % above the one below.
 pub fn rate(rung: usize) -> u64 {
-    (LOWEST * STEP.powi(rung as i32)).round() as u64
+    (0..rung).fold(LOWEST, |rate, _| rate * 105 / 100)
 }
 
-/// The highest rung at which `passes` holds, and holds again; `None` when it fails at the lowest.
+/// The highest rung at which `trial` passes, and passes again; `None` when it fails at the lowest.
 /// A failed trial is repeated once, so that one disturbance does not decide.
 ///
 /// # Errors
-/// Those of `passes`.
-pub fn search<E>(mut passes: impl FnMut(u64) -> Result<bool, E>) -> Result<Option<usize>, E> {
+/// Those of `trial`.
+pub fn search<E>(mut trial: impl FnMut(u64) -> Result<bool, E>) -> Result<Option<usize>, E> {
     let (mut passed, mut failed) = (None, RUNGS);
     while passed.map_or(0, |rung| rung + 1) < failed {
         let middle = usize::midpoint(passed.map_or(0, |rung| rung + 1), failed - 1);
-        if passes(rate(middle))? || passes(rate(middle))? {
+        if trial(rate(middle))? || trial(rate(middle))? {
             passed = Some(middle);
         } else {
             failed = middle;
@@ -29,7 +28,7 @@ pub fn search<E>(mut passes: impl FnMut(u64) -> Result<bool, E>) -> Result<Optio
     }
     while let Some(rung) = passed {
         let mut confirmed = 0;
-        while confirmed < CONFIRMATIONS && passes(rate(rung))? {
+        while confirmed < CONFIRMATIONS && trial(rate(rung))? {
             confirmed += 1;
         }
         if confirmed == CONFIRMATIONS {

@@ -1,4 +1,4 @@
-//! Measures what a gateway carries: a paced, sequence-numbered UDP generator and a sink over AF_XDP.
+//! Measures what a gateway carries: a paced, sequence-numbered UDP generator and a sink over `AF_XDP`.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -137,7 +137,7 @@ fn send(options: &Send) -> anyhow::Result<()> {
 }
 
 #[derive(Serialize)]
-struct Received {
+struct Arrived {
     received: u64,
     reordered: u64,
     duplicates: u64,
@@ -151,13 +151,13 @@ fn sink(iface: &str, seconds: f64, output: &Output) -> anyhow::Result<()> {
             account.arrive(stamp.flow, stamp.sequence);
         });
     });
-    let received =
-        Received { received: account.received, reordered: account.reordered, duplicates: account.duplicates };
+    let arrived =
+        Arrived { received: account.received, reordered: account.reordered, duplicates: account.duplicates };
     if output.json {
-        return print_json(&received);
+        return print_json(&arrived);
     }
-    println!("received {}", received.received);
-    println!("  reordered {}, duplicates {}", received.reordered, received.duplicates);
+    println!("received {}", arrived.received);
+    println!("  reordered {}, duplicates {}", arrived.reordered, arrived.duplicates);
     Ok(())
 }
 

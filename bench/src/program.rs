@@ -76,7 +76,7 @@ fn instructions(map: RawFd) -> [u64; 21] {
         pass_if(IF_NOT, 0, in_memory(DESTINATION_PORT), 12),
         instruction(LOAD_U32, 2, 1, 16, 0), // r2 = rx_queue_index
         instruction(LOAD_MAP, 1, PSEUDO_MAP_FD, 0, map),
-        0,                                   // LOAD_MAP takes two slots
+        0,                                   // the load of a map takes two slots
         instruction(SET, 3, 0, 0, XDP_PASS), // where the map has no socket
         instruction(CALL, 0, 0, 0, REDIRECT_MAP),
         instruction(EXIT, 0, 0, 0, 0),
@@ -85,7 +85,7 @@ fn instructions(map: RawFd) -> [u64; 21] {
     ]
 }
 
-/// A 16-bit field of a packet as LOAD_U16 reads it.
+/// A 16-bit field of a packet as a 16-bit load reads it.
 fn in_memory(field: u16) -> i32 {
     i32::from(field.to_be())
 }

@@ -161,24 +161,26 @@ fn search(sender: &mut Sender, sink: &mut Sink, load: &Load) -> anyhow::Result<R
         }
         Ok(passes)
     })?;
-    let report = Report { size: load.size, flows: load.flows, ..Report::default() };
     Ok(match (rung, best) {
         // The last trial that passed is the last confirmation of this rung.
-        (Some(rung), Some(best)) => Report { pps: ladder::rate(rung), ..filled(report, &best) },
-        _ => report,
+        (Some(rung), Some(best)) => report(load, ladder::rate(rung), &best),
+        _ => Report { size: load.size, flows: load.flows, ..Report::default() },
     })
 }
 
-fn filled(report: Report, measured: &Measured) -> Report {
+fn report(load: &Load, pps: u64, measured: &Measured) -> Report {
     let microseconds = |quantile| measured.latency.value_at_quantile(quantile) as f64 / 1000.0;
     Report {
+        size: load.size,
+        flows: load.flows,
+        pps,
         loss: measured.loss(),
         sent: measured.sent,
         received: measured.account.received,
         reordered: measured.account.reordered,
         duplicates: measured.account.duplicates,
         latency: Latency { p50: microseconds(0.5), p99: microseconds(0.99), p99_9: microseconds(0.999) },
-        ..report
+        ..Report::default()
     }
 }
 

@@ -29,6 +29,11 @@ pub struct Sender {
     sent: u64,
 }
 
+/// Packets due in that time at `rate` packets a second.
+pub fn due(elapsed: Duration, rate: u64) -> u64 {
+    (elapsed.as_nanos() * u128::from(rate) / 1_000_000_000) as u64
+}
+
 impl Sender {
     /// Opens the sockets in this thread's namespace.
     ///
@@ -61,8 +66,7 @@ impl Sender {
 
     /// Sends what is due `elapsed` after the start at `rate` packets a second, as far as there is room.
     pub fn send_due(&mut self, elapsed: Duration, rate: u64, now: Boottime) {
-        let due = (elapsed.as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
-        for _ in 0..due.saturating_sub(self.sent).min(LONGEST_BURST) {
+        for _ in 0..due(elapsed, rate).saturating_sub(self.sent).min(LONGEST_BURST) {
             if !self.send_one(now) {
                 break;
             }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 
 use crate::account::{Account, Arrival};
 use crate::packet::Stamp;
-use crate::sender::Sender;
+use crate::sender::{Sender, due};
 use crate::sink::Sink;
 
 /// Sender and sink take turns on one thread and sleep in between: each wakeup serves both, and the
@@ -80,9 +80,14 @@ pub fn run(
         sender.send_due(elapsed, rate, now);
         sink.drain(&mut arrived);
     });
+    // A generator that lost its core shortly before the end may catch up.
+    turns(duration / 100, |_, now| {
+        sender.send_due(duration, rate, now);
+        sink.drain(&mut arrived);
+    });
     drain(sink, arrived);
 
-    let offered = (duration.as_secs_f64() * rate as f64) as u64;
+    let offered = due(duration, rate);
     Ok(Measured { offered, sent: sender.sent(), account, latency, sink_lost: sink.lost() - lost_before })
 }
 

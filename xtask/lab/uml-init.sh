@@ -10,6 +10,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
+ln -s /proc/self/fd /dev/fd
 for directory in /run /tmp /var/tmp /dev/shm; do
     mount -t tmpfs tmpfs "$directory"
 done

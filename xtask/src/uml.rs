@@ -20,18 +20,24 @@ pub struct Outcome {
 }
 
 /// The bond test: `forwarder` on an 802.3ad bond, kernel WireGuard with the ECMP recipe on the other.
-/// Without a `forwarder` both ends are kernel WireGuard, which tests the lab itself.
 ///
 /// # Errors
-/// The kernel cannot be built or the guest did not come up; a test that failed is an `Outcome`.
-pub fn bond_test(forwarder: Option<&Path>) -> anyhow::Result<Outcome> {
-    let script = repository().join("tests/uml/bond.sh");
-    let mut variables = Vec::new();
-    if let Some(forwarder) = forwarder {
-        let forwarder = fs::canonicalize(forwarder).with_context(|| format!("no {}", forwarder.display()))?;
-        variables.push(("FORWARDER", guest_path(&forwarder)));
-    }
-    run(&lab_kernel::run()?, &script, &variables, Duration::from_secs(120))
+/// The kernel cannot be built or the guest did not come up; a test that failed is an [`Outcome`].
+pub fn bond_test(forwarder: &Path) -> anyhow::Result<Outcome> {
+    let forwarder = fs::canonicalize(forwarder).with_context(|| format!("no {}", forwarder.display()))?;
+    bond(&[("FORWARDER", guest_path(&forwarder))])
+}
+
+/// The bond test with the kernel recipe at both ends: it tests the lab itself.
+///
+/// # Errors
+/// As for [`bond_test`].
+pub fn recipe_test() -> anyhow::Result<Outcome> {
+    bond(&[])
+}
+
+fn bond(variables: &[(&str, String)]) -> anyhow::Result<Outcome> {
+    run(&lab_kernel::run()?, &repository().join("tests/uml/bond.sh"), variables, Duration::from_secs(120))
 }
 
 /// Boots `linux` and runs `script` in it with these environment variables.
