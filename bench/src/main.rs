@@ -1,2 +1,167 @@
-//! bench
-fn main() {}
+//! Measures what a gateway carries: a paced, sequence-numbered UDP generator and a sink over AF_XDP.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use serde::Serialize;
+
+mod account;
+mod host;
+mod ladder;
+mod packet;
+mod program;
+mod rate;
+mod sender;
+mod sink;
+mod trial;
+
+use account::Account;
+use host::Interface;
+use packet::{Route, Template};
+use sender::Sender;
+use sink::Sink;
+
+#[derive(Parser)]
+#[command(version, about)]
+enum Command {
+    /// Search the highest rate between two hosts (network namespaces)
+    Rate {
+        #[command(flatten)]
+        ends: rate::Ends,
+        #[command(flatten)]
+        load: rate::Load,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Search the highest rate of generator and sink themselves, over a veth pair
+    Ceiling {
+        #[command(flatten)]
+        load: rate::Load,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Send from an interface of this namespace
+    Send(Send),
+    /// Count what arrives at an interface of this namespace
+    Sink {
+        /// The interface
+        #[arg(long)]
+        iface: String,
+        /// How long to count
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Args)]
+struct Send {
+    /// The interface
+    #[arg(long)]
+    iface: String,
+    /// MAC address of the next hop; the kernel is asked for it if it is not given
+    #[arg(long, value_parser = host::parse_mac)]
+    dst_mac: Option<[u8; 6]>,
+    /// Source address
+    #[arg(long)]
+    src: Ipv4Addr,
+    /// Destination address
+    #[arg(long)]
+    dst: Ipv4Addr,
+    /// Packets per second
+    #[arg(long)]
+    rate: u64,
+    #[command(flatten)]
+    load: rate::Load,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Rate { ends, load, output } => print_report(&rate::measure(&ends, &load)?, &output),
+        Command::Ceiling { load, output } => print_report(&rate::ceiling(&load)?, &output),
+        Command::Send(options) => send(&options),
+        Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
+    }
+}
+
+fn print_report(report: &rate::Report, output: &Output) -> anyhow::Result<()> {
+    if output.json {
+        return print_json(report);
+    }
+    println!("{} pps of {} bytes in {} flows", report.pps, report.size, report.flows);
+    println!("  sent {}, received {}, loss {:.3} %", report.sent, report.received, 100.0 * report.loss);
+    println!("  reordered {}, duplicates {}", report.reordered, report.duplicates);
+    let latency = &report.latency;
+    println!("  latency p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us", latency.p50, latency.p99, latency.p99_9);
+    println!(
+        "  ceiling {} pps{}",
+        report.ceiling_pps,
+        if report.generator_bound { ": generator-bound" } else { "" }
+    );
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Sent {
+    sent: u64,
+}
+
+fn send(options: &Send) -> anyhow::Result<()> {
+    let interface = Interface::find(&options.iface)?;
+    let next_hop_mac = options.dst_mac.map_or_else(|| interface.next_hop_mac(options.dst), Ok)?;
+    let route =
+        Route { source_mac: interface.mac, next_hop_mac, source: options.src, destination: options.dst };
+    let load = &options.load;
+    let mut sender = Sender::open(&interface, Template::new(&route, load.flows, load.size.into()))?;
+    sender.start(0);
+    trial::turns(Duration::from_secs_f64(load.seconds), |elapsed, now| {
+        sender.send_due(elapsed, options.rate, now);
+    });
+    let sent = Sent { sent: sender.sent() };
+    if options.output.json {
+        return print_json(&sent);
+    }
+    println!("sent {}", sent.sent);
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Received {
+    received: u64,
+    reordered: u64,
+    duplicates: u64,
+}
+
+fn sink(iface: &str, seconds: f64, output: &Output) -> anyhow::Result<()> {
+    let mut sink = Sink::open(&Interface::find(iface)?)?;
+    let mut account = Account::new(packet::MOST_FLOWS);
+    trial::turns(Duration::from_secs_f64(seconds), |_, _| {
+        sink.drain(|stamp, _| {
+            account.arrive(stamp.flow, stamp.sequence);
+        });
+    });
+    let received =
+        Received { received: account.received, reordered: account.reordered, duplicates: account.duplicates };
+    if output.json {
+        return print_json(&received);
+    }
+    println!("received {}", received.received);
+    println!("  reordered {}, duplicates {}", received.reordered, received.duplicates);
+    Ok(())
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

@@ -15,11 +15,14 @@ use crate::id::{InterfaceId, PortId, TunnelId};
 mod frame;
 pub mod memory;
 pub mod queue;
+mod sockopt;
 pub mod tun;
 pub mod udp;
+mod uring;
 pub mod xsk;
 
 pub use frame::{Arena, Frame};
+pub use uring::UringError;
 
 /// Frames that a port receives, transmits or releases in one call, at most.
 pub const BURST: usize = 64;

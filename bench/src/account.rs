@@ -1,0 +1,138 @@
+//! Which packets of each flow arrived, how often, and in which order.
+
+/// Sequence numbers from here on are damage, not packets: no trial is that long.
+const LARGEST_SEQUENCE: u32 = 1 << 28;
+
+/// How a packet arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// After all earlier packets of its flow that arrive at all.
+    InOrder,
+    /// After a later packet of its flow (type-P-reordered in RFC 4737).
+    Reordered,
+    /// Again.
+    Duplicate,
+    /// It belongs to no flow.
+    Foreign,
+}
+
+/// The packets of all flows that arrived in one trial.
+#[derive(Debug)]
+pub struct Account {
+    flows: Vec<Flow>,
+    /// Packets that arrived, each counted once.
+    pub received: u64,
+    /// Arrivals after a later packet of the same flow.
+    pub reordered: u64,
+    /// Arrivals of a packet that had arrived before.
+    pub duplicates: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Flow {
+    /// The sequence number after the highest one that arrived.
+    next: u32,
+    /// One bit for each sequence number.
+    arrived: Vec<u64>,
+}
+
+impl Account {
+    /// No packet has arrived in any of `flows` flows.
+    pub fn new(flows: u16) -> Self {
+        Self { flows: vec![Flow::default(); usize::from(flows)], received: 0, reordered: 0, duplicates: 0 }
+    }
+
+    /// Takes note of a packet.
+    pub fn arrive(&mut self, flow: u16, sequence: u32) -> Arrival {
+        let Some(flow) = self.flows.get_mut(usize::from(flow)).filter(|_| sequence < LARGEST_SEQUENCE) else {
+            return Arrival::Foreign;
+        };
+        let arrival = flow.arrive(sequence);
+        match arrival {
+            Arrival::Duplicate => self.duplicates += 1,
+            Arrival::Reordered => self.reordered += 1,
+            Arrival::InOrder | Arrival::Foreign => {}
+        }
+        self.received += u64::from(arrival != Arrival::Duplicate);
+        arrival
+    }
+}
+
+impl Flow {
+    fn arrive(&mut self, sequence: u32) -> Arrival {
+        let (word, bit) = (sequence as usize / 64, 1 << (sequence % 64));
+        if word >= self.arrived.len() {
+            self.arrived.resize(word + 1, 0);
+        }
+        if self.arrived[word] & bit != 0 {
+            return Arrival::Duplicate;
+        }
+        self.arrived[word] |= bit;
+        if sequence < self.next {
+            return Arrival::Reordered;
+        }
+        self.next = sequence + 1;
+        Arrival::InOrder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account_of(arrivals: &[(u16, u32)]) -> (u64, u64, u64) {
+        let mut account = Account::new(2);
+        for &(flow, sequence) in arrivals {
+            account.arrive(flow, sequence);
+        }
+        (account.received, account.reordered, account.duplicates)
+    }
+
+    #[test]
+    fn in_order_with_losses() {
+        assert_eq!(account_of(&[(0, 0), (0, 1), (0, 4), (0, 200)]), (4, 0, 0));
+    }
+
+    #[test]
+    fn flows_are_independent() {
+        assert_eq!(account_of(&[(0, 5), (1, 0), (0, 6), (1, 1)]), (4, 0, 0));
+    }
+
+    #[test]
+    fn a_late_packet_is_reordered_once() {
+        assert_eq!(account_of(&[(0, 0), (0, 2), (0, 1), (0, 3)]), (4, 1, 0));
+        // One early packet overtook three others.
+        assert_eq!(account_of(&[(0, 3), (0, 0), (0, 1), (0, 2)]), (4, 3, 0));
+    }
+
+    #[test]
+    fn a_duplicate_is_not_received_again_nor_reordered() {
+        assert_eq!(account_of(&[(0, 0), (0, 0), (0, 1), (0, 0), (1, 64), (1, 64)]), (3, 0, 3));
+    }
+
+    #[test]
+    fn what_belongs_to_no_flow_is_not_counted() {
+        let mut account = Account::new(2);
+        assert_eq!(account.arrive(2, 0), Arrival::Foreign);
+        assert_eq!(account.arrive(0, LARGEST_SEQUENCE), Arrival::Foreign);
+        assert_eq!(account.received, 0);
+    }
+
+    #[test]
+    fn random_arrivals_agree_with_a_plain_model() {
+        let mut account = Account::new(1);
+        let mut seen = std::collections::BTreeSet::new();
+        let (mut reordered, mut duplicates, mut random) = (0, 0, 1u32);
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let sequence = random >> 19;
+            let late = seen.last().is_some_and(|last| sequence < *last);
+            let new = seen.insert(sequence);
+            reordered += u64::from(new && late);
+            duplicates += u64::from(!new);
+            account.arrive(0, sequence);
+        }
+        assert_eq!((account.received, account.reordered), (seen.len() as u64, reordered));
+        assert_eq!(account.duplicates, duplicates);
+    }
+}

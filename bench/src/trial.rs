@@ -1,0 +1,117 @@
+//! One trial: a rate is offered for a while, and what arrives is counted.
+
+use std::thread;
+use std::time::Duration;
+
+use forwarder::clock::{Boottime, boottime};
+use hdrhistogram::Histogram;
+
+use crate::account::{Account, Arrival};
+use crate::packet::Stamp;
+use crate::sender::Sender;
+use crate::sink::Sink;
+
+/// Sender and sink take turns on one thread and sleep in between: each wakeup serves both, and the
+/// gateways have the core meanwhile.
+const TURN: Duration = Duration::from_micros(500);
+const WARM_UP: Duration = Duration::from_millis(300);
+/// The trial is over when nothing has arrived for this long after the last packet was sent.
+const QUIET: Duration = Duration::from_millis(50);
+const LONGEST_DRAIN: Duration = Duration::from_secs(1);
+/// Latencies above this are counted as this, in nanoseconds.
+const LONGEST_LATENCY: u64 = 10_000_000_000;
+
+/// What a trial found. Times are in nanoseconds.
+#[derive(Debug)]
+pub struct Measured {
+    /// Packets that were to be sent.
+    pub offered: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets that arrived, duplicates and reordering within flows.
+    pub account: Account,
+    /// From the generator's stamp to the sink.
+    pub latency: Histogram<u64>,
+    /// Packets that the sink itself lost.
+    pub sink_lost: u64,
+}
+
+impl Measured {
+    /// The share of the sent packets that did not arrive, from 0 to 1.
+    pub fn loss(&self) -> f64 {
+        1.0 - self.account.received as f64 / self.sent.max(1) as f64
+    }
+
+    /// Whether the generator kept the rate up, less half a percent.
+    pub fn was_offered(&self) -> bool {
+        self.sent as f64 >= 0.995 * self.offered as f64
+    }
+}
+
+/// Offers `rate` packets a second for `duration`, after a warm-up that is not counted. It takes the
+/// trial numbers `trial` and `trial + 1`.
+///
+/// # Errors
+/// None in practice: the histogram's bounds are constant.
+pub fn run(
+    sender: &mut Sender,
+    sink: &mut Sink,
+    rate: u64,
+    duration: Duration,
+    trial: u16,
+) -> anyhow::Result<Measured> {
+    sender.start(trial);
+    turns(WARM_UP, |elapsed, now| {
+        sender.send_due(elapsed, rate, now);
+        sink.drain(|_, _| ());
+    });
+
+    let counted = trial.wrapping_add(1);
+    let mut account = Account::new(sender.flows());
+    let mut latency = Histogram::new_with_bounds(1, LONGEST_LATENCY, 3)?;
+    let lost_before = sink.lost();
+    let mut arrived = |stamp: &Stamp, now: Boottime| {
+        if stamp.trial == counted && account.arrive(stamp.flow, stamp.sequence) != Arrival::Foreign {
+            latency.saturating_record(now.since(stamp.sent).as_nanos() as u64);
+        }
+    };
+    sender.start(counted);
+    turns(duration, |elapsed, now| {
+        sender.send_due(elapsed, rate, now);
+        sink.drain(&mut arrived);
+    });
+    // A generator that lost its core shortly before the end may catch up.
+    turns(duration / 100, |_, now| {
+        sender.send_due(duration, rate, now);
+        sink.drain(&mut arrived);
+    });
+    drain(sink, arrived);
+
+    let offered = (duration.as_secs_f64() * rate as f64) as u64;
+    Ok(Measured { offered, sent: sender.sent(), account, latency, sink_lost: sink.lost() - lost_before })
+}
+
+/// Calls `turn` every [`TURN`] with the time since the start, the last time at `duration`.
+pub fn turns(duration: Duration, mut turn: impl FnMut(Duration, Boottime)) {
+    let start = boottime();
+    loop {
+        let now = boottime();
+        let elapsed = now.since(start).min(duration);
+        turn(elapsed, now);
+        if elapsed == duration {
+            return;
+        }
+        thread::sleep(TURN.saturating_sub(boottime().since(now)));
+    }
+}
+
+fn drain(sink: &mut Sink, mut arrived: impl FnMut(&Stamp, Boottime)) {
+    let start = boottime();
+    let mut last = start;
+    while boottime().since(last) < QUIET && boottime().since(start) < LONGEST_DRAIN {
+        if sink.drain(&mut arrived) > 0 {
+            last = boottime();
+        }
+        thread::sleep(TURN);
+    }
+}
