@@ -40,7 +40,8 @@ pub fn all(progress: Progress) -> Result<Vec<Step>> {
     for target in kernel_test_targets()? {
         steps.push(step(&format!("kernel tests: {target}"), move || kernel_tests(&target, progress)));
     }
-    steps.push(step("bond: 802.3ad, kernel WireGuard (UML)", bond));
+    steps.push(step("bond lab: the kernel recipe at both ends", || in_uml(uml::recipe_test)));
+    steps.push(step("bond: forwarder and the kernel recipe", || in_uml(bond)));
     Ok(steps)
 }
 
@@ -154,14 +155,19 @@ fn build_test(target: &str) -> Result<PathBuf> {
     program.with_context(|| format!("the tests in {target} do not compile"))
 }
 
-fn bond() -> Result<Outcome> {
+fn bond() -> Result<uml::Outcome> {
+    workspace::cargo().args(["build", "--locked", "-p", "forwarder"]).visibly()?;
+    uml::bond_test(&workspace::program("debug", "forwarder")?)
+}
+
+/// A test under User-mode Linux, whose kernel has what this machine's may lack.
+fn in_uml(test: impl FnOnce() -> Result<uml::Outcome>) -> Result<Outcome> {
     if let Err(error) = lab_kernel::run() {
         return Ok(Outcome::NotRun(format!("no User-mode Linux kernel: {error:#}")));
     }
-    workspace::cargo().args(["build", "--locked", "-p", "forwarder"]).visibly()?;
-    let outcome = uml::bond_test(Some(&workspace::program("debug", "forwarder")?))?;
-    println!("{}", outcome.output);
-    Ok(Outcome::Ran(if outcome.status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
+    let uml::Outcome { status, output } = test()?;
+    println!("{output}");
+    Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
 }
 
 /// One check: passed or failed.
