@@ -1,19 +1,43 @@
-//! The project's one door: `cargo xtask --help` lists what is behind it.
+//! The project's one door: `cargo xtask`.
 
+use std::process::ExitCode;
+
+use anyhow::Result;
 use clap::Parser;
+use xtask::{build_ebpf, demo, lab_kernel, test};
 
-mod build_ebpf;
-mod lab_kernel;
-mod uml;
-
-#[derive(Debug, Parser)]
-enum Task {
-    /// Build the XDP program (needs an eBPF toolchain; the built object is committed)
+#[derive(Parser)]
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+enum Command {
+    /// Show a site-to-site VPN over three tunnels at work, and what it carries
+    Demo(demo::Options),
+    /// Run every check and test that this machine can run, and say which it cannot
+    Test,
+    /// Build the XDP program that is committed
     BuildEbpf(build_ebpf::Options),
+    /// Build the User-mode Linux kernel of the bond test, unless it is there
+    LabKernel,
+    /// Remove the labs that `demo --keep` left up
+    LabDown,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
-        Task::BuildEbpf(options) => build_ebpf::run(&options),
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(options) => demo::run(&options)?,
+        Command::Test => return test::run(),
+        Command::BuildEbpf(options) => build_ebpf::run(&options)?,
+        Command::LabKernel => println!("{}", lab_kernel::run()?.display()),
+        Command::LabDown => demo::take_down()?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,164 @@
+//! What the kernel counted.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::Netns;
+
+/// Counters of an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Bytes sent, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Bytes received, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Frames that the interface dropped, either way.
+    pub dropped: u64,
+}
+
+impl Link {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            tx_bytes: self.tx_bytes - earlier.tx_bytes,
+            rx_bytes: self.rx_bytes - earlier.rx_bytes,
+            tx_packets: self.tx_packets - earlier.tx_packets,
+            rx_packets: self.rx_packets - earlier.rx_packets,
+            dropped: self.dropped - earlier.dropped,
+        }
+    }
+}
+
+/// Reads an interface's counters.
+///
+/// # Errors
+/// There is no such interface.
+pub fn link(namespace: &Netns, interface: &str) -> Result<Link> {
+    let json = namespace.ip(&format!("-s -j link show dev {interface}"))?;
+    parse_link(&json).with_context(|| format!("the counters of {interface}"))
+}
+
+fn parse_link(json: &str) -> Result<Link> {
+    #[derive(Deserialize)]
+    struct Entry {
+        stats64: Stats,
+    }
+    #[derive(Deserialize)]
+    struct Stats {
+        rx: Way,
+        tx: Way,
+    }
+    #[derive(Deserialize)]
+    struct Way {
+        bytes: u64,
+        packets: u64,
+        dropped: u64,
+    }
+    let entries: Vec<Entry> = serde_json::from_str(json)?;
+    let Stats { rx, tx } = entries.into_iter().next().context("no interface in the answer")?.stats64;
+    Ok(Link {
+        tx_bytes: tx.bytes,
+        rx_bytes: rx.bytes,
+        tx_packets: tx.packets,
+        rx_packets: rx.packets,
+        dropped: rx.dropped + tx.dropped,
+    })
+}
+
+/// TCP's own counters in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    /// Segments sent, retransmitted ones not included.
+    pub segments: u64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+impl Tcp {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            segments: self.segments - earlier.segments,
+            retransmits: self.retransmits - earlier.retransmits,
+        }
+    }
+}
+
+/// Reads TCP's counters (RFC 4022: tcpOutSegs, tcpRetransSegs).
+///
+/// # Errors
+/// The kernel has none.
+pub fn tcp(namespace: &Netns) -> Result<Tcp> {
+    parse_snmp(&namespace.run("cat /proc/net/snmp")?)
+}
+
+fn parse_snmp(snmp: &str) -> Result<Tcp> {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = lines.next().zip(lines.next()).context("no TCP counters in /proc/net/snmp")?;
+    let value = |wanted: &str| {
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let (_, value) = pairs.find(|(name, _)| *name == wanted).context("a TCP counter is missing")?;
+        Ok::<u64, anyhow::Error>(value.parse()?)
+    };
+    Ok(Tcp { segments: value("OutSegs")?, retransmits: value("RetransSegs")? })
+}
+
+/// Seconds that the machine's CPUs were busy since boot, all of them together.
+///
+/// # Errors
+/// /proc is not mounted.
+pub fn cpu_seconds() -> Result<f64> {
+    parse_stat(&fs::read_to_string("/proc/stat")?)
+}
+
+/// Clock ticks a second of every figure that the kernel shows (`USER_HZ`).
+const USER_HZ: f64 = 100.0;
+
+fn parse_stat(stat: &str) -> Result<f64> {
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu ")).context("no CPU in /proc/stat")?;
+    let ticks: Vec<f64> = all.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    // user, nice, system, idle, iowait, irq, softirq, steal: proc(5).
+    Ok(ticks
+        .iter()
+        .take(7)
+        .enumerate()
+        .filter(|(at, _)| !matches!(at, 3 | 4))
+        .map(|(_, ticks)| ticks)
+        .sum::<f64>()
+        / USER_HZ)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_counters_are_read_from_iproute() {
+        let json = r#"[{"ifname":"wan0","stats64":{"rx":{"bytes":1,"packets":2,"errors":0,"dropped":3},
+            "tx":{"bytes":4,"packets":5,"errors":0,"dropped":6}}}]"#;
+        let link = parse_link(json).expect("valid");
+        assert_eq!(link, Link { tx_bytes: 4, rx_bytes: 1, tx_packets: 5, rx_packets: 2, dropped: 9 });
+        assert!(parse_link("[]").is_err());
+    }
+
+    #[test]
+    fn tcp_counters_are_found_by_name() {
+        let snmp = "Ip: A B\nIp: 1 2\nTcp: RtoMin InSegs OutSegs RetransSegs\nTcp: 200 10 20 3\n";
+        assert_eq!(parse_snmp(snmp).expect("valid"), Tcp { segments: 20, retransmits: 3 });
+        assert!(parse_snmp("Tcp: RtoMin\nTcp: 200\n").is_err());
+    }
+
+    #[test]
+    fn idle_time_is_not_busy_time() {
+        let seconds = parse_stat("cpu  100 0 200 9999 9999 0 300 0 0 0\ncpu0 1\n").expect("valid");
+        assert!((seconds - 6.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,38 @@
+//! The UDP generator of the `bench` package, from LAN host to LAN host.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::Site;
+use crate::command::Run as _;
+
+/// The highest rate at which at most 0.5 % of the packets are lost.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Rate {
+    /// Packets per second, 0 when no rate of the ladder is carried.
+    pub pps: u64,
+    /// Packets sent in the trial at that rate.
+    pub sent: u64,
+    /// Packets that arrived of them.
+    pub received: u64,
+    /// Packets that arrived after a later one of their flow.
+    pub reordered: u64,
+    /// The generator's own ceiling is too near for the rate to be the gateways'.
+    pub generator_bound: bool,
+}
+
+/// Searches that rate for packets of `size` bytes (inner IP length) in `flows` equal flows.
+///
+/// # Errors
+/// The generator fails.
+pub fn rate(program: &Path, from: &Site, to: &Site, size: u16, flows: u16) -> Result<Rate> {
+    let mut command = Command::new(program);
+    command.args(["rate", "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);
+    command.args(["--from-ns", from.host.name(), "--to-ns", to.host.name()]);
+    command.args(["--src", &from.host_address().to_string(), "--dst", &to.host_address().to_string()]);
+    command.args(["--size", &size.to_string(), "--flows", &flows.to_string()]);
+    serde_json::from_str(&command.text()?).context("the generator's report")
+}

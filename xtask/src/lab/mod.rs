@@ -1,0 +1,288 @@
+//! Two sites in network namespaces.
+//!
+//! ```text
+//!            site A                                            site B
+//!  LAN host --- lan0 [gateway] wan0 ------------------- wan0 [gateway] lan0 --- LAN host
+//!  eth0                        wan1 ------------------- wan1                        eth0
+//!                              wan2 ------------------- wan2
+//! ```
+//!
+//! The slaves are joined back to back, or through a "switch" namespace whose ports an observer can
+//! watch: frames that AF_XDP sends and XDP takes are seen by no packet socket at the gateways themselves.
+//! With a bonding driver in the kernel the slaves form bond0 (802.3ad); else each has a network of its own.
+
+pub mod address;
+pub mod counters;
+pub mod daemon;
+pub mod eavesdrop;
+pub mod gateway;
+pub mod generator;
+
+pub mod netns;
+pub mod site;
+pub mod traffic;
+pub mod wireguard_go;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+pub use address::{Family, Side};
+pub use daemon::Daemon;
+pub use netns::Netns;
+pub use site::Site;
+
+use crate::command::Run as _;
+use eavesdrop::Eavesdropper;
+
+/// Every namespace of a lab begins with this and the process id.
+const PREFIX: &str = "fwd-";
+
+/// How the slaves of the two gateways are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Back to back: the cheapest. Frames that a gateway's XDP program redirects are not observable.
+    Direct,
+    /// Through a namespace that forwards them and sees every frame.
+    Switch,
+}
+
+/// The shape of a lab.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Slaves per gateway; as many tunnels are configured.
+    pub ports: u8,
+    /// Queues of every interface of a gateway.
+    pub queues: u32,
+    /// Address family of the underlay.
+    pub underlay: Family,
+    /// How the slaves are joined.
+    pub wire: Wire,
+    /// Whether the slaves become an 802.3ad bond, for which the kernel must have the driver.
+    pub bond: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ports: 3, queues: 1, underlay: Family::V4, wire: Wire::Direct, bond: false }
+    }
+}
+
+/// Two sites, and what joins them. All of it is gone when the value goes.
+#[derive(Debug)]
+pub struct Lab {
+    /// The site of the gateway `wan*` with the lower addresses.
+    pub a: Site,
+    /// The other site.
+    pub b: Site,
+    /// The namespace between the slaves, if the wire has one.
+    pub switch: Option<Netns>,
+    /// What it was built from.
+    pub options: Options,
+    directory: Directory,
+}
+
+impl Lab {
+    /// Builds both sites, with keys and wg-quick files, and nothing running.
+    ///
+    /// # Errors
+    /// Not root, or the kernel lacks a device type.
+    pub fn build(options: Options) -> Result<Self> {
+        static LABS: AtomicU32 = AtomicU32::new(0);
+        let pid = std::process::id();
+        let prefix = format!("{PREFIX}{pid}-{}", LABS.fetch_add(1, Ordering::Relaxed));
+        let directory = Directory::create(std::env::temp_dir().join(&prefix))?;
+        let a = Site::create(Side::A, &prefix, &directory.path)?;
+        let b = Site::create(Side::B, &prefix, &directory.path)?;
+        let switch = match options.wire {
+            Wire::Direct => None,
+            Wire::Switch => Some(Netns::create(format!("{prefix}-switch"))?),
+        };
+        let lab = Self { a, b, switch, options, directory };
+        lab.join_slaves()?;
+        for site in [&lab.a, &lab.b] {
+            site.configure(options)?;
+        }
+        lab.a.write_tunnels(&lab.b, options)?;
+        lab.b.write_tunnels(&lab.a, options)?;
+        Ok(lab)
+    }
+
+    /// Where the lab's files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// Both sites.
+    pub fn sites(&self) -> [&Site; 2] {
+        [&self.a, &self.b]
+    }
+
+    /// Turns checksum and segmentation offload of every veth on or off. AF_XDP sees the checksums that
+    /// veth leaves unfinished, so they must be off under it; everyone else is faster with them.
+    ///
+    /// # Errors
+    /// ethtool refuses.
+    pub fn offload(&self, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        for site in self.sites() {
+            site.host.run(&format!("ethtool -K eth0 tx {state} tso {state}"))?;
+            for port in site.ports(self.options) {
+                site.gateway.run(&format!("ethtool -K {port} tx {state} tso {state}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts watching every underlay cable for frames that are not the tunnels'.
+    ///
+    /// # Errors
+    /// tcpdump cannot be started.
+    pub fn eavesdrop(&self) -> Result<Eavesdropper> {
+        let filter = eavesdrop::violations(self.options);
+        let mut eavesdropper = Eavesdropper::new(self.directory());
+        for index in 0..self.options.ports {
+            match &self.switch {
+                Some(switch) => {
+                    for side in [Side::A, Side::B] {
+                        eavesdropper.watch(switch, &switch_port(side, index), &filter)?;
+                    }
+                }
+                None => {
+                    for site in self.sites() {
+                        eavesdropper.watch(&site.gateway, &address::slave(index), &filter)?;
+                    }
+                }
+            }
+        }
+        Ok(eavesdropper)
+    }
+
+    /// Leaves everything in place when this value goes; [`remove_kept`] takes it down.
+    pub fn keep(&mut self) {
+        for site in [&mut self.a, &mut self.b] {
+            site.gateway.keep();
+            site.host.keep();
+        }
+        if let Some(switch) = &mut self.switch {
+            switch.keep();
+        }
+        self.directory.keep = true;
+    }
+
+    fn join_slaves(&self) -> Result<()> {
+        for index in 0..self.options.ports {
+            let slave = address::slave(index);
+            match &self.switch {
+                None => self.cable((&self.a.gateway, &slave), (&self.b.gateway, &slave))?,
+                Some(switch) => {
+                    let (port_a, port_b) = (switch_port(Side::A, index), switch_port(Side::B, index));
+                    self.cable((&self.a.gateway, &slave), (switch, &port_a))?;
+                    self.cable((&self.b.gateway, &slave), (switch, &port_b))?;
+                    patch(switch, &port_a, &port_b)?;
+                    patch(switch, &port_b, &port_a)?;
+                }
+            }
+        }
+        for site in self.sites() {
+            self.cable((&site.gateway, "lan0"), (&site.host, "eth0"))?;
+        }
+        Ok(())
+    }
+
+    fn cable(&self, (near, near_port): (&Netns, &str), (far, far_port): (&Netns, &str)) -> Result<()> {
+        let queues = format!("numtxqueues {0} numrxqueues {0}", self.options.queues);
+        let end = |namespace: &Netns, port: &str| format!("name {port} {queues} netns {}", namespace.name());
+        let line = format!("link add {} type veth peer {}", end(near, near_port), end(far, far_port));
+        Command::new("ip").args(line.split_whitespace()).quietly()
+    }
+}
+
+/// Whether the kernel can make a device of this type (`bond`, `wireguard`, ...).
+///
+/// # Errors
+/// Not root.
+pub fn kernel_has(device_type: &str) -> Result<bool> {
+    let namespace = Netns::create(format!("{PREFIX}{}-probe-{device_type}", std::process::id()))?;
+    Ok(namespace.ip(&format!("link add probe type {device_type}")).is_ok())
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs before they end it.
+///
+/// # Errors
+/// The signals cannot be blocked.
+pub fn remove_on_signal() -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block()?; // threads that are started later inherit this, programs do not
+    std::thread::spawn(move || {
+        let signal = signals.wait();
+        let _ = remove_kept(false);
+        std::process::exit(signal.map_or(1, |signal| 128 + signal as i32));
+    });
+    Ok(())
+}
+
+/// Removes the labs of this process, or of all processes when `everyone` is true.
+///
+/// # Errors
+/// `ip` cannot remove a namespace.
+pub fn remove_kept(everyone: bool) -> Result<usize> {
+    let prefix = if everyone { PREFIX.to_owned() } else { format!("{PREFIX}{}-", std::process::id()) };
+    let names = netns::list(&prefix)?;
+    for name in &names {
+        netns::destroy(name)?;
+    }
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(names.len())
+}
+
+/// The switch's port towards a site's slave.
+fn switch_port(side: Side, index: u8) -> String {
+    format!("{}{index}", side.letter())
+}
+
+/// Sends every frame that enters `from` out of `to`.
+fn patch(switch: &Netns, from: &str, to: &str) -> Result<()> {
+    switch.sysctl(&format!("net.ipv6.conf.{from}.disable_ipv6"), "1")?;
+    switch.ip(&format!("link set {from} up"))?;
+    switch.run(&format!("tc qdisc add dev {from} clsact"))?;
+    let rule = format!(
+        "tc filter add dev {from} ingress protocol all u32 match u32 0 0 action mirred egress redirect dev {to}"
+    );
+    switch.run(&rule).map(drop)
+}
+
+/// A directory that only its owner reads (it holds keys), and that goes with its value.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Directory {
+    fn create(path: PathBuf) -> Result<Self> {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make the lab's directory {}", path.display()))?;
+        Ok(Self { path, keep: false })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Nothing sensible can be done about a failure on the way out.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}

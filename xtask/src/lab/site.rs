@@ -1,0 +1,150 @@
+//! A site: its gateway, its LAN host, its keys and its wg-quick files.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::address::{self, Family, Side};
+use super::{Netns, Options};
+use crate::command::Run as _;
+
+/// One site of a lab.
+#[derive(Debug)]
+pub struct Site {
+    /// Which of the two.
+    pub side: Side,
+    /// The gateway's namespace: slaves `wan0`, `wan1`, ... (perhaps below `bond0`), and `lan0`.
+    pub gateway: Netns,
+    /// The LAN host's namespace: `eth0`.
+    pub host: Netns,
+    /// The directory of `wg0.conf`, `wg1.conf`, ...
+    pub tunnels: PathBuf,
+    private_key: String,
+    public_key: String,
+}
+
+impl Site {
+    /// Makes the site's namespaces and its keys: one pair for all its tunnels.
+    ///
+    /// # Errors
+    /// Not root, or `wg` is missing.
+    pub fn create(side: Side, prefix: &str, directory: &Path) -> Result<Self> {
+        let gateway = Netns::create(format!("{prefix}-{}", side.letter()))?;
+        let host = Netns::create(format!("{prefix}-{}-lan", side.letter()))?;
+        let tunnels = directory.join(side.letter().to_string());
+        fs::create_dir(&tunnels)?;
+        let private_key = Command::new("wg").arg("genkey").text()?.trim().to_owned();
+        let public_key = Command::new("wg").arg("pubkey").feed(&private_key)?.trim().to_owned();
+        Ok(Self { side, gateway, host, tunnels, private_key, public_key })
+    }
+
+    /// The site's public key.
+    pub fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
+    /// The LAN host's IPv4 address.
+    pub fn host_address(&self) -> Ipv4Addr {
+        address::lan4(self.side, 10)
+    }
+
+    /// The gateway's slaves.
+    pub fn slaves(&self, options: Options) -> Vec<String> {
+        (0..options.ports).map(address::slave).collect()
+    }
+
+    /// All ports of the gateway: the slaves and `lan0`.
+    pub fn ports(&self, options: Options) -> Vec<String> {
+        let mut ports = self.slaves(options);
+        ports.push("lan0".to_owned());
+        ports
+    }
+
+    /// What the gateway's `--iface` options name: `bond0` or the slaves, and `lan0`.
+    pub fn interfaces(&self, options: Options) -> Vec<String> {
+        if options.bond { vec!["bond0".to_owned(), "lan0".to_owned()] } else { self.ports(options) }
+    }
+
+    /// The underlay address that the i-th tunnel of this site has.
+    pub fn endpoint(&self, options: Options, index: u8) -> IpAddr {
+        address::underlay(options.underlay, self.side, if options.bond { 0 } else { index })
+    }
+
+    /// Gives the cabled interfaces their addresses and routes, and brings them up.
+    pub(super) fn configure(&self, options: Options) -> Result<()> {
+        self.gateway.sysctl("net.ipv4.ip_forward", "1")?;
+        self.gateway.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        if options.bond {
+            self.bond(options)?;
+            self.underlay(options, 0, "bond0")?;
+        } else {
+            for index in 0..options.ports {
+                self.underlay(options, index, &address::slave(index))?;
+            }
+        }
+        self.default_route(options)?;
+        self.lan()
+    }
+
+    fn bond(&self, options: Options) -> Result<()> {
+        let mode = "mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4";
+        self.gateway.ip(&format!("link add bond0 type bond {mode}"))?;
+        for slave in self.slaves(options) {
+            self.gateway.ip(&format!("link set {slave} master bond0"))?;
+        }
+        Ok(())
+    }
+
+    fn underlay(&self, options: Options, network: u8, interface: &str) -> Result<()> {
+        let bits = if options.underlay == Family::V4 { 24 } else { 64 };
+        let address = address::underlay(options.underlay, self.side, network);
+        self.gateway.ip(&format!("addr add {address}/{bits} dev {interface}"))?;
+        self.gateway.ip(&format!("link set {interface} up")).map(drop)
+    }
+
+    /// As on a real gateway, what no tunnel takes would leave by the underlay, in clear.
+    fn default_route(&self, options: Options) -> Result<()> {
+        let other = if self.side == Side::A { Side::B } else { Side::A };
+        let router = address::underlay(options.underlay, other, 0);
+        self.gateway.ip(&format!("route add default via {router}")).map(drop)
+    }
+
+    fn lan(&self) -> Result<()> {
+        for (namespace, interface, host) in [(&self.gateway, "lan0", 1), (&self.host, "eth0", 10)] {
+            namespace.ip(&format!("addr add {}/24 dev {interface}", address::lan4(self.side, host)))?;
+            namespace.ip(&format!("addr add {}/64 dev {interface}", address::lan6(self.side, host)))?;
+            namespace.ip(&format!("link set {interface} up"))?;
+        }
+        self.host.ip(&format!("route add default via {}", address::lan4(self.side, 1)))?;
+        self.host.ip(&format!("route add default via {}", address::lan6(self.side, 1))).map(drop)
+    }
+
+    /// Writes one wg-quick file per slave, each with `far` as its peer and all of its LAN behind it.
+    pub(super) fn write_tunnels(&self, far: &Site, options: Options) -> Result<()> {
+        for index in 0..options.ports {
+            fs::write(self.tunnels.join(format!("wg{index}.conf")), self.tunnel(far, options, index)?)?;
+        }
+        Ok(())
+    }
+
+    fn tunnel(&self, far: &Site, options: Options, index: u8) -> Result<String> {
+        let port = address::listen_port(index);
+        let endpoint = std::net::SocketAddr::new(far.endpoint(options, index), port);
+        let mut text = String::new();
+        writeln!(text, "[Interface]")?;
+        writeln!(text, "PrivateKey = {}", self.private_key)?;
+        writeln!(text, "ListenPort = {port}")?;
+        writeln!(text, "Address = {}/32", address::tunnel(self.side, index))?;
+        writeln!(text, "\n[Peer]")?;
+        writeln!(text, "PublicKey = {}", far.public_key)?;
+        writeln!(text, "Endpoint = {endpoint}")?;
+        let tunnel = format!("{}/32", address::tunnel(far.side, index));
+        writeln!(text, "AllowedIPs = {}, {tunnel}", address::lan_prefixes(far.side).join(", "))?;
+        writeln!(text, "PersistentKeepalive = 10")?;
+        Ok(text)
+    }
+}

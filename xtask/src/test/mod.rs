@@ -1,0 +1,85 @@
+//! `cargo xtask test`: every check and test, in order, and what became of each.
+//!
+//! A test that this machine cannot run is reported as not run, with the reason, never as passed.
+
+mod not_run;
+mod steps;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+pub use not_run::not_run;
+
+use crate::progress::{Progress, Stopwatch};
+use crate::{elevate, install};
+use steps::Step;
+use tally::Tally;
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It ran; some of its tests may have found that they cannot.
+    Ran(Tally),
+    /// It cannot run here.
+    NotRun(String),
+}
+
+/// Runs all steps and prints a table and the counts of tests; fails when a test did.
+///
+/// # Errors
+/// Something is missing and cannot be installed.
+pub fn run() -> Result<ExitCode> {
+    let progress = Progress::start();
+    elevate::check()?;
+    install::install(progress, install::BUILD)?;
+    install::install(progress, install::LAB)?;
+
+    let mut rows = Vec::new();
+    for Step { name, run } in steps::all(progress)? {
+        progress.step(&name);
+        let watch = Stopwatch::start();
+        let outcome = run().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Outcome::Ran(Tally::FAILURE)
+        });
+        rows.push(Row { name, outcome, seconds: watch.seconds() });
+    }
+    print_table(&rows);
+    let total = rows.iter().map(|row| row.outcome.tally()).fold(Tally::default(), Tally::plus);
+    println!("\n{total}");
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Row {
+    name: String,
+    outcome: Outcome,
+    seconds: f64,
+}
+
+impl Outcome {
+    /// A step that cannot run counts as one skipped test.
+    fn tally(&self) -> Tally {
+        match self {
+            Self::Ran(tally) => tally.clone(),
+            Self::NotRun(_) => Tally { skipped: 1, ..Tally::default() },
+        }
+    }
+}
+
+fn print_table(rows: &[Row]) {
+    println!("\n{:<44}{:<9}{:>9}", "step", "result", "seconds");
+    for Row { name, outcome, seconds } in rows {
+        let result = match outcome {
+            Outcome::Ran(tally) if tally.failed > 0 => "failed",
+            Outcome::Ran(_) => "passed",
+            Outcome::NotRun(_) => "not run",
+        };
+        println!("{name:<44}{result:<9}{seconds:>9.1}");
+        match outcome {
+            Outcome::NotRun(reason) => println!("    not run: {reason}"),
+            Outcome::Ran(tally) => tally.not_run.iter().for_each(|test| println!("    not run: {test}")),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The steps of `cargo xtask test`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::not_run::Listener;
+use super::{Outcome, Tally};
+use crate::command::{Run as _, exists};
+use crate::install::{self, EBPF};
+use crate::lab::wireguard_go;
+use crate::progress::Progress;
+use crate::{elevate, lab_kernel, uml, workspace};
+
+/// `build-ebpf` ends with this when no toolchain here can build for BPF.
+const NO_EBPF_TOOLCHAIN: i32 = 2;
+
+/// One line of the table.
+pub struct Step {
+    pub name: String,
+    pub run: Box<dyn FnOnce() -> Result<Outcome>>,
+}
+
+/// All steps, cheap ones first.
+///
+/// # Errors
+/// cargo cannot describe the workspace.
+pub fn all(progress: Progress) -> Result<Vec<Step>> {
+    let mut steps = vec![
+        step("formatting", formatting),
+        step("clippy", clippy),
+        step("unit and integration tests", workspace_tests),
+        step("documentation examples", doc_tests),
+        step("XDP object is what its sources give", move || ebpf_object(progress)),
+    ];
+    for target in kernel_test_targets()? {
+        steps.push(step(&format!("kernel tests: {target}"), move || kernel_tests(&target, progress)));
+    }
+    steps.push(step("bond lab: the kernel recipe at both ends", || in_uml(uml::recipe_test)));
+    steps.push(step("bond: forwarder and the kernel recipe", || in_uml(bond)));
+    Ok(steps)
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<Outcome> + 'static) -> Step {
+    Step { name: name.to_owned(), run: Box::new(run) }
+}
+
+fn formatting() -> Result<Outcome> {
+    if workspace::cargo().args(["fmt", "--version"]).quietly().is_err() {
+        return Ok(Outcome::NotRun("rustfmt is missing: rustup component add rustfmt".to_owned()));
+    }
+    check(workspace::cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<Outcome> {
+    if workspace::cargo().args(["clippy", "--version"]).quietly().is_err() {
+        return Ok(Outcome::NotRun("clippy is missing: rustup component add clippy".to_owned()));
+    }
+    let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
+    check(workspace::cargo().args(lint))
+}
+
+/// All that needs no kernel feature and no privilege.
+fn workspace_tests() -> Result<Outcome> {
+    let mut command = workspace::cargo();
+    if exists("cargo-nextest") {
+        command.args(["nextest", "run", "--no-fail-fast", "--status-level", "fail"]);
+    } else {
+        command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    }
+    tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))
+}
+
+fn doc_tests() -> Result<Outcome> {
+    tests(workspace::cargo().args(["test", "--doc", "--workspace", "--exclude", "tests", "--locked"]))
+}
+
+/// Rebuilds the XDP program and compares, with the toolchain of this machine or one that it can install.
+fn ebpf_object(progress: Progress) -> Result<Outcome> {
+    let rebuild = || {
+        let mut command = Command::new(std::env::current_exe()?);
+        anyhow::Ok(echo(command.args(["build-ebpf", "--check"]))?.0)
+    };
+    let mut status = rebuild()?;
+    if status.code() == Some(NO_EBPF_TOOLCHAIN) && install::available(EBPF) {
+        install::install(progress, EBPF)?;
+        install::bpf_linker(progress)?;
+        status = rebuild()?;
+    }
+    if status.code() == Some(NO_EBPF_TOOLCHAIN) {
+        return Ok(Outcome::NotRun(
+            "no toolchain for BPF: `cargo xtask build-ebpf` says what it takes".to_owned(),
+        ));
+    }
+    Ok(Outcome::Ran(if status.success() { Tally::SUCCESS } else { Tally::FAILURE }))
+}
+
+/// The test programs of the `tests` package: they need root and the kernel.
+fn kernel_test_targets() -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+        targets: Vec<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+        kind: Vec<String>,
+    }
+    let json = workspace::cargo().args(["metadata", "--no-deps", "--format-version=1", "--locked"]).text()?;
+    let packages = serde_json::from_str::<Metadata>(&json)?.packages.into_iter();
+    let targets = packages.filter(|package| package.name == "tests").flat_map(|package| package.targets);
+    Ok(targets.filter(|target| target.kind == ["test"]).map(|target| target.name).collect())
+}
+
+/// Builds one of them, and what it runs, as the invoking user; runs it as root.
+fn kernel_tests(target: &str, progress: Progress) -> Result<Outcome> {
+    workspace::cargo().args(["build", "--locked", "-p", "forwarder", "-p", "bench"]).visibly()?;
+    if let Err(error) = wireguard_go::fetch(progress) {
+        // Tests that need it find out themselves, and say that they cannot run.
+        progress.step(format!("{error:#}"));
+    }
+    let program = build_test(target)?;
+    let listener = Listener::new(&workspace::target()?)?;
+    let mut command = elevate::command("env")?; // sudo does not pass the environment on
+    command.arg(listener.setting()).arg(program).arg("--test-threads=1").current_dir(workspace::root());
+    let outcome = tests(&mut command)?;
+    let not_run = listener.heard()?;
+    Ok(match outcome {
+        Outcome::Ran(tally) => Outcome::Ran(tally.without(not_run)),
+        Outcome::NotRun(_) => outcome,
+    })
+}
+
+fn build_test(target: &str) -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Artifact {
+        executable: Option<PathBuf>,
+    }
+    let mut command = workspace::cargo();
+    command.args(["test", "--no-run", "--locked", "-p", "tests", "--test", target]);
+    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let messages = command.output()?.stdout;
+    let artifacts =
+        messages.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let program = artifacts.filter_map(|artifact: Artifact| artifact.executable).next_back();
+    program.with_context(|| format!("the tests in {target} do not compile"))
+}
+
+fn bond() -> Result<uml::Outcome> {
+    workspace::cargo().args(["build", "--locked", "-p", "forwarder"]).visibly()?;
+    uml::bond_test(&workspace::program("debug", "forwarder")?)
+}
+
+/// A test under User-mode Linux, whose kernel has what this machine's may lack.
+fn in_uml(test: impl FnOnce() -> Result<uml::Outcome>) -> Result<Outcome> {
+    if let Err(error) = lab_kernel::run() {
+        return Ok(Outcome::NotRun(format!("no User-mode Linux kernel: {error:#}")));
+    }
+    let uml::Outcome { status, output } = test()?;
+    println!("{output}");
+    Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
+}
+
+/// One check: passed or failed.
+fn check(command: &mut Command) -> Result<Outcome> {
+    Ok(Outcome::Ran(if echo(command)?.0.success() { Tally::SUCCESS } else { Tally::FAILURE }))
+}
+
+/// A test runner, whose own counts are taken.
+fn tests(command: &mut Command) -> Result<Outcome> {
+    let (status, output) = echo(command)?;
+    let mut tally = Tally::read(&output);
+    // It may have ended before it could count: then something did not compile, or it crashed.
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(Outcome::Ran(tally))
+}
+
+/// Runs a command with its output both shown and returned.
+fn echo(command: &mut Command) -> Result<(ExitStatus, String)> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).context("no pipes")?;
+    let errors = thread::spawn(move || show(stderr));
+    let mut output = show(stdout);
+    output += &errors.join().unwrap_or_default();
+    Ok((child.wait()?, output))
+}
+
+fn show(stream: impl Read) -> String {
+    let mut text = String::new();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        println!("{line}");
+        text += &line;
+        text.push('\n');
+    }
+    text
+}
