@@ -1,3 +1,68 @@
-//! `forwarder`.
+//! `forwarder`. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
-fn main() {}
+mod cli;
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use forwarder::config::RunOptions;
+use forwarder::config::key;
+use forwarder::control;
+use forwarder::kernel::guard;
+use forwarder::wireguard::PrivateKey;
+use zeroize::Zeroizing;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("forwarder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { options, counters } => {
+            log();
+            control::run(&RunOptions { counters, ..options.into() })?;
+        }
+        Command::Check { .. } => anyhow::bail!("not yet"),
+        Command::Down => down()?,
+        Command::Genkey => print_key(&key::generate_private(&mut rand::rng()).0)?,
+        Command::Genpsk => print_key(&key::generate_preshared(&mut rand::rng()))?,
+        Command::Pubkey => print_key(&key::public(&read_key()?).0)?,
+        Command::Janitor => _ = guard::janitor_main()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses more or less than `info`.
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+fn down() -> anyhow::Result<()> {
+    let removed = guard::down()?;
+    writeln!(std::io::stdout(), "{} routes and {} rules removed", removed.routes, removed.rules)?;
+    Ok(())
+}
+
+fn print_key(key: &[u8; 32]) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", *key::encode(key)).context("cannot write the key")
+}
+
+fn read_key() -> anyhow::Result<PrivateKey> {
+    /// A key, its line end, and room to see that there is more.
+    const MOST: u64 = 64;
+    let mut text = Zeroizing::new(String::with_capacity(MOST as usize));
+    std::io::stdin().take(MOST).read_to_string(&mut text).context("cannot read standard input")?;
+    Ok(PrivateKey(*key::decode(text.trim()).context("standard input")?))
+}

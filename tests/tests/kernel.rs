@@ -1,5 +1,6 @@
 //! The kernel interface against a real kernel. Needs root. Each test works in a network namespace of its
 //! own, made by its own thread, so that nothing reaches the machine; `ip` is the independent witness.
+#![allow(clippy::unwrap_used)]
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};

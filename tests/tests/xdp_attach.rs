@@ -1,5 +1,6 @@
 //! Loading, attaching and configuring the XDP program on veth devices, in a network namespace of the
 //! test's own. Needs root.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     env,

@@ -3,6 +3,7 @@
 //! aya's. Needs root.
 //!
 //! The environment variable `STEER_OBJECT` names another object to test than the committed one.
+#![allow(clippy::unwrap_used)]
 
 use std::{env, fs, net::Ipv4Addr, net::Ipv6Addr, os::fd::AsRawFd};
 
@@ -192,7 +193,7 @@ fn unknown_tags_and_addresses_pass() {
 fn tags_may_have_priorities_and_be_service_tags() {
     let steer = Steer::load();
     let packet = lan_v4(FAR_V4, 40);
-    let priority = ethernet(&[0xf000 | 10], MAC, IPV4, &packet);
+    let priority = ethernet(&[0xf000 | 0x00a], MAC, IPV4, &packet);
     steer.expect("priority bits", &priority, Verdict::RedirectLan);
     let service = ethernet(&[20, 30], MAC, IPV4, &packet);
     let service = with(with(service, 12, 0x88), 13, 0xa8);

@@ -25,6 +25,9 @@ pub struct Options {
 
 /// Builds the object; with `check` leaves it at `ebpf/target/steer.bpf.o`. Exits with code 2 and says
 /// what to install when no toolchain can build it.
+///
+/// # Errors
+/// The build fails, or the committed object does not come from these sources.
 pub fn run(options: &Options) -> Result<()> {
     let Some(toolchain) = Toolchain::find() else {
         eprintln!("{}", install_hints());

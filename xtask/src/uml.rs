@@ -10,6 +10,9 @@ use anyhow::{Context as _, ensure};
 
 use crate::lab_kernel;
 
+/// What a script in the guest may take.
+const LIMIT: Duration = Duration::from_mins(2);
+
 /// How a script in the guest ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -37,7 +40,7 @@ pub fn recipe_test() -> anyhow::Result<Outcome> {
 }
 
 fn bond(variables: &[(&str, String)]) -> anyhow::Result<Outcome> {
-    run(&lab_kernel::run()?, &repository().join("tests/uml/bond.sh"), variables, Duration::from_secs(120))
+    run(&lab_kernel::run()?, &repository().join("tests/uml/bond.sh"), variables, LIMIT)
 }
 
 /// Boots `linux` and runs `script` in it with these environment variables.
@@ -51,10 +54,10 @@ pub fn run(
     limit: Duration,
 ) -> anyhow::Result<Outcome> {
     let work = WorkDirectory::new()?;
-    let mut lines: String =
+    let mut lines: Vec<_> =
         variables.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
-    lines += &format!("exec '{}'\n", guest_path(&fs::canonicalize(script)?));
-    fs::write(work.0.join("run"), lines)?;
+    lines.push(format!("exec '{}'\n", guest_path(&fs::canonicalize(script)?)));
+    fs::write(work.0.join("run"), lines.concat())?;
 
     // The outer limit is for a guest that hangs; `timeout` ends the guest's whole process group.
     let console = Command::new("timeout")

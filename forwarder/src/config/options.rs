@@ -14,4 +14,6 @@ pub struct RunOptions {
     pub workers: Option<NonZeroUsize>,
     /// `--settings`: forwarder.toml; `None` = the default file if it exists.
     pub settings: Option<PathBuf>,
+    /// `--counters`: where `run` writes its counters as JSON, on SIGUSR1 and at exit.
+    pub counters: Option<PathBuf>,
 }

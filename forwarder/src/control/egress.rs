@@ -97,7 +97,9 @@ fn transmits(link: &Link, mode: BondMode) -> bool {
     let Some(slave) = link.slave else { return false };
     let distributes = |state: u8| state & COLLECTING_DISTRIBUTING == COLLECTING_DISTRIBUTING;
     match mode {
-        BondMode::Lacp => slave.active && distributes(slave.actor_state) && distributes(slave.partner_state as u8),
+        BondMode::Lacp => {
+            slave.active && distributes(slave.actor_state) && distributes(slave.partner_state as u8)
+        }
         BondMode::ActiveBackup => slave.active && slave.mii_up,
         _ => slave.mii_up,
     }

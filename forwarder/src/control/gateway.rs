@@ -125,7 +125,7 @@ impl Gateway {
     pub fn greet(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
         for peer in self.peers() {
-            if self.tunnel(peer).status(peer).endpoint.is_some() {
+            if self.tunnel(peer).status(peer).is_some_and(|s| s.endpoint.is_some()) {
                 self.tunnel(peer).want_session(peer, now, wall, rng);
             }
         }
@@ -136,7 +136,8 @@ impl Gateway {
     /// # Errors
     /// When the kernel refuses to be read.
     pub async fn look_at_bonds(&mut self) -> anyhow::Result<()> {
-        let mut bonds: Vec<InterfaceId> = self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
+        let mut bonds: Vec<InterfaceId> =
+            self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
         bonds.dedup();
         for bond in bonds {
             for slave in self.kernel.slaves(bond).await? {
@@ -176,7 +177,7 @@ impl Gateway {
         self.collect_events();
         self.refresh_view().await?;
         self.resolve_paths().await;
-        self.publish()?;
+        self.publish();
         self.send();
         self.publisher.reclaim();
         Ok(())
@@ -194,7 +195,8 @@ impl Gateway {
             }
         }
         // One path of a group wants a session: its siblings are to share the load, so they all do.
-        let wanted: Vec<PeerId> = self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
+        let wanted: Vec<PeerId> =
+            self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
         for peer in wanted.into_iter().flat_map(|peer| self.siblings(peer)).collect::<Vec<_>>() {
             self.tunnel(peer).want_session(peer, now, wall, rng);
         }
@@ -245,7 +247,9 @@ impl Gateway {
                     }
                     Event::Endpoint(_) => self.stale.paths = true,
                     Event::Keepalive(peer) => self.keepalives.push(peer),
-                    Event::GaveUp(peer) => tracing::warn!("peer {peer}: no answer to handshakes, giving up until data waits"),
+                    Event::GaveUp(peer) => {
+                        tracing::warn!("peer {peer}: no answer to handshakes, giving up until data waits");
+                    }
                 }
             }
         }
@@ -283,7 +287,11 @@ impl Gateway {
         };
         let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be());
         let listener = |port_be| {
-            let at = move |a: &crate::kernel::Address| Listener { address: address(a.address.addr()), port_be, padding: [0; 2] };
+            let at = move |a: &crate::kernel::Address| Listener {
+                address: address(a.address.addr()),
+                port_be,
+                padding: [0; 2],
+            };
             self.view.addresses.iter().map(at)
         };
         ports.flat_map(listener).collect()
@@ -296,7 +304,7 @@ impl Gateway {
         }
         for peer in self.peers() {
             let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-            let endpoint = self.tunnels[tunnel.index()].status(peer).endpoint;
+            let endpoint = self.tunnels[tunnel.index()].status(peer).and_then(|s| s.endpoint);
             let outcome = self.resolve(tunnel, endpoint).await;
             if let Some(Obstacle::Neighbour(interface, address)) = outcome.as_ref().err() {
                 self.use_neighbour(*interface, *address).await;
@@ -322,7 +330,8 @@ impl Gateway {
         let resolved = self.kernel.resolve(remote.ip(), self.plan.fwmarks[tunnel.index()]).await;
         let resolved = resolved.map_err(|error| Obstacle::Unroutable(error.to_string()))?;
         let port = self.plan.tunnels[tunnel.index()].listen_port;
-        egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved).map(Some)
+        egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved)
+            .map(Some)
     }
 
     /// Says once what stands in a path's way, and once that it is gone.
@@ -335,16 +344,18 @@ impl Gateway {
         let name = &self.plan.topology.tunnels[tunnel.index()].name;
         match &obstacle {
             // Neighbours come and go; only their lasting absence is news, and packets count it.
-            Some(Obstacle::Neighbour(..)) => tracing::debug!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref())),
+            Some(Obstacle::Neighbour(..)) => {
+                tracing::debug!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref()));
+            }
             Some(_) => tracing::warn!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref())),
             None => tracing::info!("{name}: path is up"),
         }
         *known = obstacle;
     }
 
-    fn publish(&mut self) -> anyhow::Result<()> {
+    fn publish(&mut self) {
         if !std::mem::take(&mut self.stale.snapshots) {
-            return Ok(());
+            return;
         }
         self.generation += 1;
         let world = World {
@@ -362,7 +373,6 @@ impl Gateway {
             self.publisher.publish(worker, Arc::clone(&fast));
         }
         self.publisher.publish(workers, Arc::new(slow));
-        Ok(())
     }
 
     /// Sends handshake messages and keepalives: by the path's own port where there is one, so that a

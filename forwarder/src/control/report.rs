@@ -76,8 +76,7 @@ impl Report {
 fn tunnels(gateway: &Gateway) -> Vec<TunnelReport> {
     let report = |(plan, tunnel): (&crate::topology::TunnelPlan, &crate::wireguard::Tunnel)| {
         let mut sum = TunnelReport { name: plan.name.clone(), ..TunnelReport::default() };
-        for peer in &plan.peers {
-            let status = tunnel.status(*peer);
+        for status in plan.peers.iter().filter_map(|peer| tunnel.status(*peer)) {
             sum.tx_bytes += status.tx_bytes;
             sum.rx_bytes += status.rx_bytes;
             sum.tx_packets += status.tx_packets;
@@ -90,7 +89,16 @@ fn tunnels(gateway: &Gateway) -> Vec<TunnelReport> {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut ports = table(&["port", "queue", "rx packets", "rx bytes", "tx packets", "tx bytes", "tx failed", "rx lost"]);
+        let mut ports = table(&[
+            "port",
+            "queue",
+            "rx packets",
+            "rx bytes",
+            "tx packets",
+            "tx bytes",
+            "tx failed",
+            "rx lost",
+        ]);
         for port in &self.ports {
             let c = &port.counters;
             let queue = port.queue.map_or_else(|| "-".to_owned(), |q| q.to_string());
@@ -106,7 +114,11 @@ impl std::fmt::Display for Report {
         let mut reasons = table(&["dropped", "packets", "why"]);
         for reason in Drop::ALL {
             if let Some(packets) = self.drops.get(reason.label()) {
-                reasons.add_row([reason.label().to_owned(), packets.to_string(), reason.sentence().to_owned()]);
+                reasons.add_row([
+                    reason.label().to_owned(),
+                    packets.to_string(),
+                    reason.sentence().to_owned(),
+                ]);
             }
         }
         if reasons.is_empty() { writeln!(f, "no packet dropped") } else { writeln!(f, "{reasons}") }

@@ -63,7 +63,9 @@ fn best_per_prefix(routes: &[KernelRoute]) -> HashMap<IpNet, &KernelRoute> {
     let mut best: HashMap<IpNet, &KernelRoute> = HashMap::new();
     for route in routes {
         let prefix = route.prefix.trunc();
-        best.entry(prefix).and_modify(|b| *b = if rank(route) < rank(b) { route } else { b }).or_insert(route);
+        best.entry(prefix)
+            .and_modify(|b| *b = if rank(route) < rank(b) { route } else { b })
+            .or_insert(route);
     }
     best
 }
@@ -80,7 +82,10 @@ fn target(route: &KernelRoute, tun: InterfaceId, ours: &dyn Fn(InterfaceId) -> b
 }
 
 /// Every prefix of either table, with what both say of it together.
-fn overlay<P: Prefix + Clone>(fib: &PrefixMap<P, Target>, groups: &PrefixMap<P, GroupId>) -> PrefixMap<P, Route> {
+fn overlay<P: Prefix + Clone>(
+    fib: &PrefixMap<P, Target>,
+    groups: &PrefixMap<P, GroupId>,
+) -> PrefixMap<P, Route> {
     let resolve = |prefix: &P| match fib.get_lpm(prefix).map(|(_, t)| *t) {
         // What leads to the TUN but belongs to no peer (the TUN's own subnet) is the kernel's.
         Some(Target::Tun) => Some(groups.get_lpm(prefix).map_or(Route::Kernel, |(_, g)| Route::Tunnel(*g))),
@@ -119,13 +124,14 @@ mod tests {
     }
 
     fn topology(groups: &[&[&str]]) -> Topology {
-        let plan = InterfacePlan { interface: LAN, name: "lan".into(), vlans: [].into_iter().collect(), ports: vec![] };
+        let plan = InterfacePlan {
+            interface: LAN,
+            name: "lan".into(),
+            vlans: [].into_iter().collect(),
+            ports: vec![],
+        };
         let group = |g: &&[&str]| GroupPlan { prefixes: g.iter().map(|p| net(p)).collect(), peers: vec![] };
-        Topology {
-            interfaces: vec![plan],
-            groups: groups.iter().map(group).collect(),
-            ..Topology::default()
-        }
+        Topology { interfaces: vec![plan], groups: groups.iter().map(group).collect(), ..Topology::default() }
     }
 
     fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Routes {
@@ -173,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_unreachable_guard_counts_only_when_the_tun_route_is_gone() {
-        let guard = KernelRoute { table: 254, ..route("10.2.0.0/16", RouteKind::Unreachable, None, u32::MAX) };
+        let guard =
+            KernelRoute { table: 254, ..route("10.2.0.0/16", RouteKind::Unreachable, None, u32::MAX) };
         let with_tun = vec![guard, route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0)];
         let routes = merged(with_tun, &[&["10.2.0.0/16"]]);
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));

@@ -10,7 +10,9 @@ use crate::config::TunnelConfig;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::pipeline::flow;
-use crate::pipeline::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Routes, Snapshot, Tunnel};
+use crate::pipeline::snapshot::{
+    AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Routes, Snapshot, Tunnel,
+};
 use crate::topology::Topology;
 use crate::wireguard::Slots;
 

@@ -20,13 +20,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::gateway::{Gateway, Plan};
 use super::handle::Handle;
 use super::lanes::{Lanes, Parts};
+use super::plan::{Planned, plan};
 use super::report::Report;
 use super::snapshots;
 use crate::clock;
-use crate::config::{RunOptions, Table, TunnelConfig};
+use crate::config::{Guard, RunOptions, Table, TunnelConfig};
 use crate::kernel::guard::{Janitor, Lock};
 use crate::kernel::netlink::{Changed, Kernel};
-use crate::kernel::{DefaultRules, Family, Route, View, guard};
+use crate::kernel::{DefaultRules, Family, Route, guard};
 use crate::port::udp::{TunnelSocket, UdpSockets};
 use crate::publish::Publisher;
 use crate::topology::{Mode, Topology};
@@ -62,11 +63,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
 async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let kernel = Kernel::connect()?;
     let mut watch = kernel.watch()?;
-    let super::plan::Planned { topology, configs, settings, view } = super::plan::plan(options, &kernel).await?;
+    let Planned { topology, configs, settings, view } = plan(options, &kernel).await?;
     print!("{topology}");
 
     let lock = Lock::acquire()?;
-    let keep_guard = settings.keeps_guard();
+    let keep_guard = settings.guard == Guard::Keep;
     let _janitor = if keep_guard {
         tracing::warn!("guard = \"keep\": unreachable routes stay after exit, until `forwarder down`");
         None
@@ -102,7 +103,9 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         topology,
     };
     let mut rng = rand::rng();
-    let tunnels = tunnels(&plan.topology, configs, &mut rng);
+    let tunnels = tunnels(&plan.topology, &configs, &mut rng);
+    // The tunnels have the keys now; this wipes the configuration's.
+    drop(configs);
     let mut gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
     gateway.greet(&mut rng);
     gateway.turn(&mut rng).await?;
@@ -259,27 +262,33 @@ fn load(topology: &Topology) -> Result<Vec<Program>, XdpError> {
     topology.ports.iter().map(|port| Program::load(&port.name)).collect()
 }
 
-/// The tunnels' protocol state; the configuration's private keys move into it.
+/// The tunnels' protocol state.
 fn tunnels(
     topology: &Topology,
-    configs: Vec<TunnelConfig>,
+    configs: &[TunnelConfig],
     rng: &mut impl rand::CryptoRng,
 ) -> Vec<wireguard::Tunnel> {
     let now = clock::boottime();
-    let shared = wireguard::Shared::new();
+    let shared = Arc::<wireguard::Shared>::default();
     let mut tunnels = Vec::with_capacity(configs.len());
-    for (config, id) in configs.into_iter().zip(0..) {
-        let mut tunnel = wireguard::Tunnel::new(crate::id::TunnelId(id), config.private_key, &shared, now, rng);
+    for (config, id) in configs.iter().zip(0..) {
+        let mut tunnel = wireguard::Tunnel::new(
+            crate::id::TunnelId(id),
+            &config.private_key,
+            Arc::clone(&shared),
+            now,
+            rng,
+        );
         for peer in &topology.tunnels[usize::from(id)].peers {
             let section = &config.peers[topology.peers[peer.index()].section];
             let peer = wireguard::PeerConfig {
                 id: *peer,
                 public_key: section.public_key,
-                preshared_key: section.preshared_key.clone(),
+                preshared_key: *section.preshared_key,
                 endpoint: section.endpoint,
                 persistent_keepalive: section.persistent_keepalive,
             };
-            tunnel.add_peer(peer, now);
+            tunnel.add_peer(&peer, now);
         }
         tunnels.push(tunnel);
     }
@@ -297,7 +306,10 @@ async fn attach(gateway: &mut Gateway) -> anyhow::Result<()> {
         let program = &mut gateway.programs[port];
         match program.attach(&link, plan.mode == Mode::Generic) {
             Err(XdpError::NativeUnsupported { .. }) if plan.mode != Mode::Generic => {
-                tracing::warn!("{}: the driver has no native XDP, attaching in generic mode (slower)", plan.name);
+                tracing::warn!(
+                    "{}: the driver has no native XDP, attaching in generic mode (slower)",
+                    plan.name
+                );
                 program.attach(&link, true)?;
             }
             other => other?,
@@ -318,7 +330,9 @@ async fn wait_for_bond(gateway: &mut Gateway, port: usize) -> anyhow::Result<()>
         }
         if clock::boottime() > deadline {
             let name = &gateway.plan.topology.ports[port].name;
-            tracing::warn!("{name}: not back in the bond {BOND_PATIENCE:?} after attaching, going on without it");
+            tracing::warn!(
+                "{name}: not back in the bond {BOND_PATIENCE:?} after attaching, going on without it"
+            );
             return Ok(());
         }
         tokio::time::sleep(BOND_INTERVAL).await;

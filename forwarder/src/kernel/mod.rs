@@ -184,7 +184,15 @@ impl Route {
     /// Our route to `prefix` by a device.
     pub fn unicast(prefix: IpNet, interface: InterfaceId, table: u32) -> Self {
         let (prefix, interface) = (prefix.trunc(), Some(interface));
-        Self { prefix, kind: RouteKind::Unicast, interface, gateway: None, metric: 0, table, protocol: PROTOCOL }
+        Self {
+            prefix,
+            kind: RouteKind::Unicast,
+            interface,
+            gateway: None,
+            metric: 0,
+            table,
+            protocol: PROTOCOL,
+        }
     }
 }
 

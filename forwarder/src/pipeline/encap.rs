@@ -130,9 +130,9 @@ mod tests {
             [("192.0.2.1:5000", "198.51.100.2:5001"), ("[2001:db8::1]:5000", "[2001:db8::2]:5001")]
         {
             for vlans in [&[][..], &[10], &[10, 20]] {
-                for len in [32, 33, 148, 1452] {
+                for len in [32u16, 33, 148, 1452] {
                     let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
-                    let frame = filled(source, destination, vlans, &payload, 0x8b, len as u16 * 41);
+                    let frame = filled(source, destination, vlans, &payload, 0x8b, len * 41);
                     let ethernet = parse::ethernet(PortId(3), &frame).unwrap();
                     assert_eq!([ethernet.key.outer_vlan, ethernet.key.inner_vlan][..vlans.len()], *vlans);
                     assert_eq!(ethernet.key.mac, [2, 0, 0, 0, 0, 2]);

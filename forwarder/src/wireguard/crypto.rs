@@ -65,7 +65,7 @@ pub(super) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; MAC_LEN] {
     mac.finalize_fixed().into()
 }
 
-/// Kdf_n: HKDF with HMAC-BLAKE2s.
+/// `Kdf_n`: HKDF with HMAC-BLAKE2s.
 pub(super) fn kdf<const N: usize>(key: &[u8; 32], input: &[u8]) -> [Secret; N] {
     let extracted = hmac(key, &[input]);
     let mut previous = Secret::default();

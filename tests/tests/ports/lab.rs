@@ -63,9 +63,7 @@ pub fn receive(port: &mut impl Port, patience: Duration) -> Vec<RxFrame> {
     let mut frames = Vec::new();
     port.flush();
     if port.receive(0, 64, &mut frames) == 0 {
-        // SAFETY: the port, and so its descriptor, outlives the call.
-        let fd = unsafe { BorrowedFd::borrow_raw(port.poll_fd().unwrap()) };
-        readable(fd, patience);
+        readable(port.poll_fd().unwrap(), patience);
         port.receive(0, 64, &mut frames);
     }
     frames

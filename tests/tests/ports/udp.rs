@@ -60,7 +60,7 @@ fn receive_with_tos(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, u8) {
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags).unwrap();
     let tos = message.cmsgs().unwrap().find_map(|c| match c {
         ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
-        ControlMessageOwned::Ipv6TClass(tos) => Some(tos as u8),
+        ControlMessageOwned::Ipv6TClass(tos) => u8::try_from(tos).ok(),
         _ => None,
     });
     (message.bytes, tos.unwrap())

@@ -21,13 +21,13 @@ fn packets_arrive_unchanged_but_for_ttl() {
     for (ipv6, inner_ipv6) in [(false, false), (false, true), (true, false), (true, true)] {
         for (lan_vlans, wire_vlans) in [(&[][..], &[][..]), (&[10], &[20]), (&[10, 11], &[20, 21])] {
             let mut world = World::new(Plan { ipv6, lan_vlans, wire_vlans, ..Plan::default() });
-            for len in [0, 1, 15, 16, 17, 1000, 1372] {
+            for len in [0u16, 1, 15, 16, 17, 1000, 1372] {
                 let mut there = Inner::between(world.a.site, inner_ipv6);
                 there.payload = (0..len).map(|i| i as u8).collect();
                 let mut back = Inner::between(world.b.site, inner_ipv6);
                 back.payload = there.payload.clone();
-                world.a.from_lan(&there.packet());
-                world.b.from_lan(&back.packet());
+                world.a.lan_sends(&there.packet());
+                world.b.lan_sends(&back.packet());
                 world.settle();
                 assert_eq!(received(&world.b), [on_lan(world.b.site, &there.forwarded(2))]);
                 assert_eq!(received(&world.a), [on_lan(world.a.site, &back.forwarded(2))]);
@@ -44,7 +44,7 @@ fn padding_stops_at_the_mtu() {
     for (ip_len, padded) in [(29, 32), (32, 32), (1408, 1408), (1409, 1420), (1420, 1420)] {
         let mut inner = Inner::between(world.a.site, false);
         inner.payload = vec![1; ip_len - 28];
-        world.a.from_lan(&inner.packet());
+        world.a.lan_sends(&inner.packet());
         world.a.turn(world.now);
         let [(_, frame)] = &world.a.take_sealed()[..] else { panic!("one frame") };
         assert_eq!(frame.len(), 14 + 20 + 8 + 16 + padded + 16, "for {ip_len} bytes");
@@ -59,7 +59,7 @@ fn flows_spread_evenly_and_stay_on_their_path() {
         for flow in 0..1024_u16 {
             let mut inner = Inner::between(world.a.site, false);
             inner.ports = (10_000 + flow, 5001);
-            world.a.from_lan(&inner.packet());
+            world.a.lan_sends(&inner.packet());
             if flow % 64 == 63 {
                 world.a.turn(world.now);
             }
@@ -67,12 +67,14 @@ fn flows_spread_evenly_and_stay_on_their_path() {
         let sent = world.a.take_sealed();
         assert_eq!(sent.len(), 1024);
         let mut now = [0; PATHS];
-        sent.iter().for_each(|(i, _)| now[*i] += 1);
+        for (i, _) in &sent {
+            now[*i] += 1;
+        }
         assert!(round == 0 || now == shares);
         shares = now;
     }
     let (min, max) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    assert!(*min as f64 >= 0.8 * f64::from(*max), "{shares:?}");
+    assert!(f64::from(*min) >= 0.8 * f64::from(*max), "{shares:?}");
 }
 
 /// The first fragment has ports and the others have none; all take one path.
@@ -90,7 +92,7 @@ fn fragments_of_a_packet_take_one_path() {
                 packet[6..8].copy_from_slice(&if port == 0 { [0x20, 0] } else { [0, port as u8] });
                 checksummed(&mut packet[..20]);
             }
-            world.a.from_lan(&packet);
+            world.a.lan_sends(&packet);
         }
         world.a.turn(world.now);
         let sent = world.a.take_sealed();
@@ -108,7 +110,7 @@ fn a_flow_stays_in_order() {
         let mut inner = Inner::between(world.a.site, flow % 2 == 0);
         inner.ports.0 = flow as u16;
         inner.payload = n.to_be_bytes().to_vec();
-        world.a.from_lan(&inner.packet());
+        world.a.lan_sends(&inner.packet());
     }
     world.settle();
     let numbers: Vec<u32> = received(&world.b)
@@ -151,7 +153,9 @@ fn what_only_the_kernel_can_do_goes_to_it() {
     let mut elsewhere = from_a.clone();
     elsewhere.to = "10.2.50.7".parse().unwrap();
     let packets = [last_hop.packet(), optional, elsewhere.packet()];
-    packets.iter().for_each(|packet| world.a.tun.push(Layer::Ip, packet.clone()));
+    for packet in &packets {
+        world.a.tun.push(Layer::Ip, packet.clone());
+    }
     world.settle();
     let mut got = bytes(world.b.tun.take());
     let mut expected = packets.to_vec();
@@ -166,7 +170,7 @@ fn routers_behind_the_lan_are_used() {
     let mut inner = Inner::between(world.a.site, false);
     inner.to = "172.16.5.5".parse().unwrap();
     let frame = world.a.seal(0, 0, &inner.packet(), 0);
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     world.b.turn(world.now);
     assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(1))]);
 }
@@ -176,15 +180,12 @@ fn routers_behind_the_lan_are_used() {
 fn ecn_crosses_the_tunnel() {
     for ipv6 in [false, true] {
         let mut world = World::new(Plan::default());
-        let mut counter = 0;
-        for (inner_ecn, outer_ecn, expected) in
-            [(0, 0, 0), (0, 2, 0), (2, 0, 2), (2, 1, 1), (2, 3, 3), (1, 3, 3), (1, 2, 1), (3, 0, 3)]
-        {
+        let table = [(0, 0, 0), (0, 2, 0), (2, 0, 2), (2, 1, 1), (2, 3, 3), (1, 3, 3), (1, 2, 1), (3, 0, 3)];
+        for (counter, (inner_ecn, outer_ecn, expected)) in (0..).zip(table) {
             let mut inner = Inner::between(world.a.site, ipv6);
             inner.ecn = inner_ecn;
             let frame = world.a.seal(1, counter, &inner.packet(), outer_ecn);
-            counter += 1;
-            world.b.from_wire(1, &frame);
+            world.b.wire_brings(1, &frame);
             world.b.turn(world.now);
             inner.ecn = expected;
             assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(1))]);
@@ -192,7 +193,7 @@ fn ecn_crosses_the_tunnel() {
         let mut inner = Inner::between(world.a.site, ipv6);
         for ecn in 0..4 {
             inner.ecn = ecn;
-            world.a.from_lan(&inner.packet());
+            world.a.lan_sends(&inner.packet());
             world.a.turn(world.now);
             let (_, frame) = world.a.take_sealed().remove(0);
             assert_eq!(frame[15], ecn, "DSCP is not copied, ECN is");
@@ -206,7 +207,7 @@ fn datagrams_carry_the_same_messages() {
     let mut world = World::new(Plan { datagrams: true, ..Plan::default() });
     let mut inner = Inner::between(world.a.site, false);
     inner.ecn = 2;
-    world.a.from_lan(&inner.packet());
+    world.a.lan_sends(&inner.packet());
     world.a.turn(world.now);
     let [sent] = &world.a.udp.take()[..] else { panic!("one datagram") };
     let Destination::Datagram { tunnel, to, tos } = sent.destination else { panic!("{sent:?}") };
@@ -256,7 +257,7 @@ fn inner_wireguard_is_carried() {
     let mut inner = Inner::between(world.a.site, false);
     inner.ports.1 = world.a.site.endpoint(0).port();
     inner.payload = [&[4, 0, 0, 0, 9, 9, 9, 9][..], &[0; 40]].concat();
-    world.a.from_lan(&inner.packet());
+    world.a.lan_sends(&inner.packet());
     world.settle();
     assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(2))]);
 }
@@ -274,6 +275,6 @@ fn control_case_a_clear_frame_is_caught() {
         }
         snapshot.egresses = Arc::new(egresses);
     });
-    world.a.from_lan(&Inner::between(world.a.site, false).packet());
+    world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     world.settle();
 }

@@ -105,7 +105,7 @@ fn a_million_bad_frames() {
         received += world.b.turn(world.now);
         // Gateway A's checks are the judge of what B sealed.
         for (wire, frame) in world.b.take_sealed() {
-            world.a.from_wire(wire, &frame);
+            world.a.wire_brings(wire, &frame);
         }
         world.a.turn(world.now);
         world.a.lan.take();

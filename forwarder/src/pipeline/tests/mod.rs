@@ -94,8 +94,11 @@ impl Site {
     /// The gateway's address on wire `i` and the tunnel's port.
     fn endpoint(self, i: usize) -> SocketAddr {
         let (n, port) = (self.number, 51820 + i as u16);
-        let text =
-            if self.plan.ipv6 { format!("[2001:db8:ffff:{i}::{n}]:{port}") } else { format!("192.0.{i}.{n}:{port}") };
+        let text = if self.plan.ipv6 {
+            format!("[2001:db8:ffff:{i}::{n}]:{port}")
+        } else {
+            format!("192.0.{i}.{n}:{port}")
+        };
         text.parse().unwrap()
     }
     fn gateway_mac(self, port: usize) -> [u8; 6] {
@@ -243,14 +246,14 @@ impl Gateway {
     }
 
     /// Puts the packet on the LAN, addressed to the gateway.
-    fn from_lan(&self, packet: &[u8]) {
+    fn lan_sends(&self, packet: &[u8]) {
         let site = self.site;
         let frame = ethernet(site.gateway_mac(0), site.host_mac(), site.plan.lan_vlans, packet);
         self.lan.push(Layer::Ethernet(LAN_PORT), frame);
     }
 
     /// Puts a frame on wire `i`.
-    fn from_wire(&self, i: usize, frame: &[u8]) {
+    fn wire_brings(&self, i: usize, frame: &[u8]) {
         self.wires[i].push(Layer::Ethernet(PortId(i as u16 + 1)), frame);
     }
 
@@ -304,8 +307,12 @@ impl World {
         loop {
             let received = self.a.turn(self.now) + self.b.turn(self.now);
             let (to_b, to_a) = (self.a.take_sealed(), self.b.take_sealed());
-            to_b.iter().for_each(|(i, frame)| self.b.from_wire(*i, frame));
-            to_a.iter().for_each(|(i, frame)| self.a.from_wire(*i, frame));
+            for (i, frame) in &to_b {
+                self.b.wire_brings(*i, frame);
+            }
+            for (i, frame) in &to_a {
+                self.a.wire_brings(*i, frame);
+            }
             let sent = to_a.len() + to_b.len();
             crossed += sent;
             if received + sent == 0 {
@@ -373,7 +380,7 @@ impl Port for Watched {
     fn flush(&mut self) {
         self.port.flush();
     }
-    fn poll_fd(&self) -> Option<std::os::fd::RawFd> {
+    fn poll_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.port.poll_fd()
     }
     fn counters(&self) -> PortCounters {
@@ -407,7 +414,11 @@ fn ethernet(destination: [u8; 6], source: [u8; 6], vlans: &[u16], packet: &[u8])
         frame.extend_from_slice(&[0x81, 0x00]);
         frame.extend_from_slice(&vlan.to_be_bytes());
     }
-    frame.extend_from_slice(if packet.first().is_some_and(|b| b >> 4 == 6) { &[0x86, 0xdd] } else { &[0x08, 0x00] });
+    frame.extend_from_slice(if packet.first().is_some_and(|b| b >> 4 == 6) {
+        &[0x86, 0xdd]
+    } else {
+        &[0x08, 0x00]
+    });
     frame.extend_from_slice(packet);
     frame.resize(frame.len().max(60), 0);
     frame
@@ -428,7 +439,14 @@ impl Inner {
     /// From host to host.
     fn between(from: Site, ipv6: bool) -> Self {
         let payload = b"an inner payload".to_vec();
-        Self { from: from.host(ipv6), to: from.other().host(ipv6), ports: (1234, 5678), ttl: 64, ecn: 0, payload }
+        Self {
+            from: from.host(ipv6),
+            to: from.other().host(ipv6),
+            ports: (1234, 5678),
+            ttl: 64,
+            ecn: 0,
+            payload,
+        }
     }
     /// The same as its receiver gets it.
     fn forwarded(&self, hops: u8) -> Vec<u8> {
@@ -443,7 +461,8 @@ impl Inner {
         match (self.from, self.to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let len = (20 + udp.len() as u16).to_be_bytes();
-                let mut header = vec![0x45, 0xa0 | self.ecn, len[0], len[1], 0, 9, 0x40, 0, self.ttl, 17, 0, 0];
+                let mut header =
+                    vec![0x45, 0xa0 | self.ecn, len[0], len[1], 0, 9, 0x40, 0, self.ttl, 17, 0, 0];
                 header.extend_from_slice(&from.octets());
                 header.extend_from_slice(&to.octets());
                 checksummed(&mut header);

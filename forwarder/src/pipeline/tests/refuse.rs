@@ -25,7 +25,7 @@ fn refused_from_lan(change: impl FnOnce(&mut Inner), reason: Drop) {
     let mut world = World::new(Plan::default());
     let mut inner = Inner::between(world.a.site, false);
     change(&mut inner);
-    world.a.from_lan(&inner.packet());
+    world.a.lan_sends(&inner.packet());
     expect(&mut world, false, reason);
 }
 
@@ -43,7 +43,7 @@ fn refused_from_tun(change: impl FnOnce(&mut Inner), reason: Drop) {
 #[track_caller]
 fn refused_plaintext(plaintext: &[u8], ecn: u8, reason: Drop) {
     let mut world = World::new(Plan::default());
-    world.b.from_wire(0, &world.a.seal(0, 0, plaintext, ecn));
+    world.b.wire_brings(0, &world.a.seal(0, 0, plaintext, ecn));
     expect(&mut world, true, reason);
 }
 
@@ -97,7 +97,7 @@ fn transit_goes_by_the_kernel() {
     world.b.publish(|snapshot| snapshot.transit = true);
     let mut inner = Inner::between(world.a.site, false);
     inner.to = address("10.1.0.9");
-    world.b.from_wire(0, &world.a.seal(0, 0, &inner.packet(), 0));
+    world.b.wire_brings(0, &world.a.seal(0, 0, &inner.packet(), 0));
     world.b.turn(world.now);
     assert_eq!(bytes(world.b.tun.take()), [inner.packet()]);
     world.b.tun.push(Layer::Ip, inner.packet());
@@ -118,7 +118,7 @@ fn options_are_not_for_the_fast_path() {
     let mut world = World::new(Plan::default());
     let mut packet = Inner::between(world.a.site, true).packet();
     packet[6] = 0;
-    world.a.from_lan(&packet);
+    world.a.lan_sends(&packet);
     expect(&mut world, false, Drop::NotSteered);
 }
 
@@ -182,7 +182,7 @@ fn tampered_messages() {
         for bit in 0..8 {
             let mut bad = frame.clone();
             bad[byte] ^= 1 << bit;
-            world.b.from_wire(0, &bad);
+            world.b.wire_brings(0, &bad);
         }
     }
     world.settle();
@@ -193,7 +193,7 @@ fn tampered_messages() {
     assert_eq!((failed + expired, expired), (bits, 0));
     assert!(world.b.lan.take().is_empty());
     // None of it has hurt the session.
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     world.b.turn(world.now);
     assert_eq!(world.b.lan.take().len(), 1);
 }
@@ -203,10 +203,10 @@ fn replayed_messages() {
     let mut world = World::new(Plan::default());
     let frame = world.a.seal(0, 0, &Inner::between(world.a.site, false).packet(), 0);
     // Twice in one batch, and once more in another.
-    world.b.from_wire(0, &frame);
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
+    world.b.wire_brings(0, &frame);
     world.settle();
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     world.settle();
     assert_eq!(world.b.all_drops(), [("replayed", 2)]);
     assert_eq!(world.b.lan.take().len(), 1);
@@ -218,7 +218,7 @@ fn messages_to_another_tunnels_port() {
     let mut world = World::new(Plan::default());
     let mut frame = world.a.seal(0, 0, &Inner::between(world.a.site, false).packet(), 0);
     frame[36..38].copy_from_slice(&world.b.site.endpoint(1).port().to_be_bytes());
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     expect(&mut world, true, Drop::UnknownIndex);
     let source = world.a.site.endpoint(0);
     world.b.udp.push(Layer::Datagram { tunnel: TunnelId(1), source, ecn: 0 }, &frame[42..]);
@@ -231,15 +231,15 @@ fn expired_sessions_neither_send_nor_receive() {
     let mut world = World::new(Plan::default());
     let frame = world.a.seal(0, 0, &Inner::between(world.a.site, false).packet(), 0);
     world.now = world.now + REJECT_AFTER_TIME;
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     expect(&mut world, true, Drop::SessionExpired);
     let mut world = World::new(Plan::default());
     world.now = world.now + REJECT_AFTER_TIME;
-    world.a.from_lan(&Inner::between(world.a.site, false).packet());
+    world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     expect(&mut world, false, Drop::SessionExpired);
     assert_eq!(world.a.control.sessions.lock().unwrap().len(), 1);
     let mut world = World::new(Plan::default());
-    world.b.from_wire(0, &world.a.seal(0, REJECT_AFTER_MESSAGES, &[], 0));
+    world.b.wire_brings(0, &world.a.seal(0, REJECT_AFTER_MESSAGES, &[], 0));
     expect(&mut world, true, Drop::SessionExpired);
 }
 
@@ -250,7 +250,7 @@ fn ports_without_room() {
     for n in 0..300 {
         let mut inner = Inner::between(world.a.site, false);
         inner.ports.0 = n;
-        world.a.from_lan(&inner.packet());
+        world.a.lan_sends(&inner.packet());
     }
     let crossed = world.settle() as u64;
     assert_eq!(world.a.all_drops(), [("tx_full", 300 - crossed)]);
@@ -259,7 +259,7 @@ fn ports_without_room() {
     let mut world = World::new(Plan { tx: 4, ..Plan::default() });
     let mut inner = Inner::between(world.a.site, false);
     inner.to = world.b.site.address(false, 1);
-    (0..10).for_each(|counter| world.b.from_wire(0, &world.a.seal(0, counter, &inner.packet(), 0)));
+    (0..10).for_each(|counter| world.b.wire_brings(0, &world.a.seal(0, counter, &inner.packet(), 0)));
     world.b.turn(world.now);
     assert_eq!((world.b.drops(Drop::KernelQueueFull), world.b.tun.take().len()), (6, 4));
     world.b.assert_no_leak();
@@ -272,7 +272,7 @@ fn ports_without_room() {
             *port = PortId(77);
         }
     });
-    world.a.from_lan(&Inner::between(world.a.site, false).packet());
+    world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     expect(&mut world, false, Drop::PortDown);
 
     let mut world = World::new(Plan::default());
@@ -283,7 +283,7 @@ fn ports_without_room() {
         }
         snapshot.egresses = Arc::new(egresses);
     });
-    world.a.from_lan(&Inner::between(world.a.site, false).packet());
+    world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     expect(&mut world, true, Drop::PortDown);
 }
 
@@ -306,7 +306,7 @@ fn refused_plaintexts_are_wiped() {
     let mut inner = Inner::between(world.a.site, false);
     inner.payload = b"a secret".to_vec();
     let frame = world.a.seal(0, 0, &inner.packet(), 0);
-    world.b.from_wire(0, &frame);
+    world.b.wire_brings(0, &frame);
     world.b.turn(world.now);
     // The first packet was opened in a frame of the TUN and copied from there: the test can see it.
     assert!(holds(&world, b"a secret"));
@@ -314,7 +314,7 @@ fn refused_plaintexts_are_wiped() {
     for (frame, reason) in
         [(frame, Drop::Replayed), (world.a.seal(0, 1, &inner.packet(), 0), Drop::SourceNotAllowed)]
     {
-        world.b.from_wire(0, &frame);
+        world.b.wire_brings(0, &frame);
         world.b.turn(world.now);
         assert_eq!(world.b.drops(reason), 1);
         assert!(!holds(&world, b"a secret"), "{reason:?}");
@@ -330,7 +330,7 @@ fn roaming_needs_right_checksums() {
         let mut world = World::new(Plan { ipv6, ..Plan::default() });
         let mut bytes = world.a.seal(0, 0, &[], 0);
         bytes[checksum] ^= u8::from(!right);
-        world.b.from_wire(0, &bytes);
+        world.b.wire_brings(0, &bytes);
         world.b.turn(world.now);
         let session = world.b.snapshot.paths[0].session.as_ref().unwrap();
         assert!(session.confirmed());

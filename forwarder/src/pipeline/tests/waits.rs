@@ -33,7 +33,7 @@ fn packets_wait_for_the_path() {
     for (session, encap) in [(false, true), (true, false), (false, false)] {
         let mut world = World::new(Plan::default());
         cut(&mut world.a, session, encap);
-        (0..100).for_each(|n| world.a.from_lan(&numbered(world.a.site, n).packet()));
+        (0..100).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
         assert_eq!(world.settle(), 0);
         assert_eq!(world.a.control.sessions.lock().unwrap().len(), 100);
 
@@ -42,7 +42,7 @@ fn packets_wait_for_the_path() {
         assert_eq!(world.settle(), 0);
 
         cut(&mut world.a, true, true);
-        (100..120).for_each(|n| world.a.from_lan(&numbered(world.a.site, n).packet()));
+        (100..120).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
         assert_eq!(world.settle(), 120);
         assert_eq!(numbers(&bytes(world.b.lan.take())), (0..120).collect::<Vec<_>>());
         assert_eq!((world.a.all_drops(), world.b.all_drops()), (vec![], vec![]));
@@ -54,7 +54,7 @@ fn packets_wait_for_the_path() {
 fn the_oldest_waiting_packets_are_dropped() {
     let mut world = World::new(Plan::default());
     cut(&mut world.a, false, true);
-    (0..200).for_each(|n| world.a.from_lan(&numbered(world.a.site, n).packet()));
+    (0..200).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
     world.settle();
     assert_eq!(world.a.all_drops(), [("no_session", 200 - WAITING as u64)]);
     // Trying again in vain must not lose more.
@@ -70,7 +70,7 @@ fn the_oldest_waiting_packets_are_dropped() {
 fn stale_packets_are_dropped() {
     let mut world = World::new(Plan::default());
     cut(&mut world.a, false, true);
-    world.a.from_lan(&numbered(world.a.site, 0).packet());
+    world.a.lan_sends(&numbered(world.a.site, 0).packet());
     world.settle();
     // Trying in vain does not make it younger.
     world.now = world.now + REKEY_ATTEMPT_TIME;
@@ -88,7 +88,7 @@ fn packets_wait_for_the_neighbour() {
     let mut world = World::new(Plan::default());
     let known = world.b.snapshot.neighbours.clone();
     world.b.publish(|snapshot| snapshot.neighbours = Arc::default());
-    (0..140).for_each(|n| world.a.from_lan(&numbered(world.a.site, n).packet()));
+    (0..140).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
     world.settle();
     let asked = (LAN, world.b.site.host(false));
     assert!(world.b.control.neighbours.lock().unwrap().iter().all(|n| *n == asked));
@@ -98,7 +98,7 @@ fn packets_wait_for_the_neighbour() {
     assert!(world.b.lan.take().is_empty());
 
     world.b.publish(|snapshot| snapshot.neighbours = known);
-    (140..150).for_each(|n| world.a.from_lan(&numbered(world.a.site, n).packet()));
+    (140..150).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
     world.settle();
     let frames = bytes(world.b.lan.take());
     assert_eq!(numbers(&frames), (12..150).collect::<Vec<_>>());

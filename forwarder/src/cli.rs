@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use forwarder::config::RunOptions;
+
+/// A WireGuard site-to-site gateway in user space.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    Run {
+        /// What to run.
+        #[command(flatten)]
+        options: Options,
+        /// Where to write the counters as JSON, on SIGUSR1 and at exit
+        #[arg(long, value_name = "FILE")]
+        counters: Option<PathBuf>,
+    },
+    /// Test whether `run` would work; attach nothing, change nothing
+    Check {
+        /// What to check.
+        #[command(flatten)]
+        options: Options,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the routes that `guard = "keep"` left behind
+    Down,
+    /// Print a new private key
+    Genkey,
+    /// Read a private key from standard input, print its public key
+    Pubkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// Waits for the end of `run` and cleans up after it
+    #[command(hide = true, name = forwarder::kernel::guard::JANITOR)]
+    Janitor,
+}
+
+/// Options of `run` and `check`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Bond, plain device or VLAN with LAN or WAN on it; repeatable
+    #[arg(long = "iface", value_name = "IFACE", required = true)]
+    interfaces: Vec<String>,
+    /// wg-quick file, or folder of *.conf; repeatable [default: /etc/wireguard]
+    #[arg(long = "config", value_name = "FILE|DIR")]
+    configs: Vec<PathBuf>,
+    /// At most so many workers [default: as many as allowed cores and NIC queues]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Settings that wg-quick's format cannot say; all of them optional:
+    /// workers = N, guard = "off"|"keep", transit = true|false,
+    /// [[group]] with name = "..." and peers = ["TUNNEL", "TUNNEL/PEER", ...]
+    /// [default: /etc/forwarder/forwarder.toml if it exists]
+    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    settings: Option<PathBuf>,
+}
+
+impl From<Options> for RunOptions {
+    fn from(options: Options) -> Self {
+        let Options { interfaces, configs, workers, settings } = options;
+        Self { interfaces, configs, workers, settings, counters: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_run() {
+        let line =
+            "forwarder run --iface bond0 --iface eth9 --config a.conf --config /b --workers 2 --settings s";
+        let Command::Run { options, counters: None } = Cli::parse_from(line.split(' ')).command else {
+            panic!("run")
+        };
+        let expected = RunOptions {
+            interfaces: vec!["bond0".into(), "eth9".into()],
+            configs: vec!["a.conf".into(), "/b".into()],
+            workers: NonZeroUsize::new(2),
+            settings: Some("s".into()),
+            counters: None,
+        };
+        assert_eq!(RunOptions::from(options), expected);
+    }
+
+    #[test]
+    fn usage_errors() {
+        for line in ["forwarder", "forwarder run", "forwarder run --iface a --workers 0", "forwarder fly"] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}
