@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -46,7 +46,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 fn log() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
+    logs.with_writer(std::io::stderr).init();
 }
 
 fn down() -> anyhow::Result<()> {

@@ -34,9 +34,15 @@ pub fn program(profile: &str, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The cargo that runs us, in the repository's top directory.
+/// The cargo that runs us, in the repository's top directory. What it told us of our own package, the next
+/// one must not hear: build scripts would take it for a change, and compile their C again.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
 }

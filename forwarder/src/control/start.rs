@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use nix::sys::prctl;
+use rand::RngExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::gateway::{Gateway, Plan};
@@ -61,6 +62,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
 }
 
 async fn serve(options: &RunOptions) -> anyhow::Result<()> {
+    // Before anything is there to be cleaned up.
+    let mut signals = Signals::new().context("cannot catch signals")?;
     let kernel = Kernel::connect()?;
     let mut watch = kernel.watch()?;
     let Planned { topology, configs, settings, view } = plan(options, &kernel).await?;
@@ -103,16 +106,19 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         topology,
     };
     let mut rng = rand::rng();
+    // Gateways that start together must not initiate together: such handshakes cancel each other.
+    tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
     let tunnels = tunnels(&plan.topology, &configs, &mut rng);
     // The tunnels have the keys now; this wipes the configuration's.
     drop(configs);
     let mut gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
-    gateway.greet(&mut rng);
+    // What the peers sent meanwhile is answered before we ask.
     gateway.turn(&mut rng).await?;
+    gateway.greet(&mut rng);
     attach(&mut gateway).await?;
     tracing::info!("ready");
 
-    let outcome = turns(&mut gateway, &lanes, &mut watch, options, &mut rng).await;
+    let outcome = turns(&mut gateway, &lanes, &mut watch, &mut signals, options, &mut rng).await;
     report(&mut gateway, &lanes, options).await;
     stop(gateway, lanes, keep_guard).await;
     outcome
@@ -123,10 +129,10 @@ async fn turns(
     gateway: &mut Gateway,
     lanes: &Lanes,
     watch: &mut crate::kernel::netlink::Watch,
+    signals: &mut Signals,
     options: &RunOptions,
     rng: &mut impl rand::CryptoRng,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
     let mut bonds = tokio::time::interval(BOND_INTERVAL);
     bonds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let handle = Arc::clone(&gateway.handle);

@@ -39,8 +39,8 @@ pub struct Counters {
 pub struct Port {
     /// The interface.
     pub name: String,
-    /// The queue.
-    pub queue: u32,
+    /// The queue of an AF_XDP socket.
+    pub queue: Option<u32>,
     /// Everything that is counted, by name.
     #[serde(flatten)]
     pub counts: BTreeMap<String, u64>,
@@ -106,11 +106,20 @@ impl Gateway {
         serde_json::from_slice(&text).with_context(|| format!("reading {}", self.counters.display()))
     }
 
+    /// Waits until it carries packets; before, it does not answer [`Self::counters`].
+    ///
+    /// # Errors
+    /// It ended, or is not ready after `limit`: the error has its last line.
+    pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
+        self.daemon.wait_for(" ready", limit)
+    }
+
     /// Waits until every tunnel has a session: until something was received by each.
     ///
     /// # Errors
     /// It ended, or a tunnel is still silent after `limit`.
     pub fn wait_tunnels(&mut self, limit: Duration) -> Result<()> {
+        self.wait_ready(limit)?;
         let mut silent = Vec::new();
         let all = wait_until(limit, || {
             let tunnels = self.counters()?.tunnels;

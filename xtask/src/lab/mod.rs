@@ -30,7 +30,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 pub use address::{Family, Side};
 pub use daemon::Daemon;
@@ -215,14 +216,15 @@ pub fn kernel_has(device_type: &str) -> Result<bool> {
 /// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs before they end it.
 ///
 /// # Errors
-/// The signals cannot be blocked.
+/// The signals cannot be caught.
 pub fn remove_on_signal() -> Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block()?; // threads that are started later inherit this, programs do not
+    // Caught rather than blocked: the programs that we start would inherit a blocked signal.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::spawn(move || {
-        let signal = signals.wait();
-        let _ = remove_kept(false);
-        std::process::exit(signal.map_or(1, |signal| 128 + signal as i32));
+        if let Some(signal) = signals.forever().next() {
+            let _ = remove_kept(false);
+            std::process::exit(128 + signal);
+        }
     });
     Ok(())
 }
