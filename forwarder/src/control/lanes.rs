@@ -133,14 +133,13 @@ fn worker_ports(
     worker: usize,
     slow: &Subscriber,
 ) -> anyhow::Result<(Ports, Vec<PortName>, QueueRx)> {
-    let workers = topology.cores.len() as u32;
     let mut all: Vec<Box<dyn Port>> = Vec::new();
     let mut names = Vec::new();
     let mut egress = Vec::new();
     for ((plan, program), id) in topology.ports.iter().zip(programs).zip(0..) {
         // Every queue of ours receives; the first, which has the worker's number, also transmits.
         egress.push(Some(all.len() as u16));
-        for queue in (worker as u32..plan.queues).step_by(workers as usize) {
+        for queue in topology.queues_of(worker, plan) {
             let port = XskPort::open(PortId(id), &plan.name, queue, plan.mode, plan.chunk, xsk::RING)?;
             program.set_socket(queue, std::os::fd::AsRawFd::as_raw_fd(&port.fd()))?;
             all.push(Box::new(port));

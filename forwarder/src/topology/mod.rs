@@ -179,6 +179,12 @@ pub struct GroupPlan {
 }
 
 impl Topology {
+    /// The queues of `port` that belong to a worker. Each queue has one owner, and the first is the one
+    /// that the worker sends on.
+    pub fn queues_of(&self, worker: usize, port: &PortPlan) -> impl Iterator<Item = u32> + use<> {
+        (worker as u32..port.queues).step_by(self.cores.len())
+    }
+
     /// The groups whose prefixes contain `address`, the most specific first.
     pub fn group_of(&self, address: IpAddr) -> Option<GroupId> {
         let specific =
