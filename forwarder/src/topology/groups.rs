@@ -163,7 +163,9 @@ fn useless(names: &[NamedGroup], named: &[BTreeSet<PeerId>], groups: &[GroupPlan
 }
 
 fn too_many(tunnels: usize, prefixes: usize) -> Vec<TopologyError> {
-    let limits = [("tunnels", tunnels, usize::from(u16::MAX)), ("prefixes", prefixes, MAX_PREFIXES as usize)];
-    let over = limits.into_iter().filter(|(_, count, most)| count >= most);
+    // Each prefix may be a group of its own, and groups, too, are numbered by 16 bits.
+    let most = usize::from(u16::MAX).min(MAX_PREFIXES as usize);
+    let limits = [("tunnels", tunnels, most), ("prefixes", prefixes, most)];
+    let over = limits.into_iter().filter(|(_, count, most)| count > most);
     over.map(|(what, count, most)| TopologyError::TooMany { what, count, most }).collect()
 }

@@ -161,9 +161,10 @@ fn port(device: &Link, inputs: &Inputs) -> Result<PortPlan, TopologyError> {
     let mode = mode(facts);
     let chunk = chunk(mode, device.mtu).ok_or_else(|| {
         let bond = device.master.and_then(|id| inputs.view.link(id));
-        let device = bond.unwrap_or(device);
+        // A bond sets the MTU of its slaves.
+        let named = bond.unwrap_or(device);
         let most = LARGE_CHUNK - HEADROOM - LINK_HEADERS;
-        TopologyError::Mtu { device: device.name.clone(), mtu: device.mtu, most }
+        TopologyError::Mtu { device: named.name.clone(), mtu: device.mtu, most }
     })?;
     Ok(PortPlan { interface: device.id, name: device.name.clone(), bond: device.master, queues, mode, chunk })
 }

@@ -161,3 +161,17 @@ fn within_a_tunnel_the_later_peer_gets_the_prefix() {
     let sections: Vec<_> = plan.peers.iter().map(|p| (p.tunnel, p.section)).collect();
     assert_eq!(sections, [(TunnelId(0), 0), (TunnelId(0), 1)]);
 }
+
+#[test]
+fn what_the_tables_cannot_hold_is_refused() {
+    let most = 65_535;
+    let prefixes =
+        |count: u32| (0..count).map(|i| IpNet::new_assert((0x0a00_0000 + i).to_be_bytes().into(), 32));
+    for (count, refused) in [(most, false), (most + 1, true)] {
+        let mut machine = Machine::bonded().tunnel(tunnel("wg0", vec![peer(1, &[])]));
+        machine.tunnels[0].peers[0].allowed_ips = prefixes(count).collect();
+        let (count, most) = (count as usize, most as usize);
+        let error = TopologyError::TooMany { what: "prefixes", count, most };
+        assert_eq!(machine.compute().err(), refused.then(|| vec![error]), "{count}");
+    }
+}

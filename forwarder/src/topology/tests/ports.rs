@@ -182,6 +182,16 @@ fn mode_and_chunk_follow_from_the_driver_and_the_mtu() {
 }
 
 #[test]
+fn the_mtu_of_a_slave_is_the_bonds_to_mend() {
+    let mut machine = Machine::bonded();
+    machine.link_mut("eth1").mtu = 9000;
+    assert_eq!(
+        machine.errors(),
+        ["bond0: MTU 9000 does not fit a frame of AF_XDP: ip link set bond0 mtu 3818"]
+    );
+}
+
+#[test]
 fn queues_are_between_one_and_what_the_socket_map_holds() {
     for (queues, expected) in [(0, Ok(1)), (1, Ok(1)), (64, Ok(64)), (65, Err(65))] {
         let machine = Machine::new(&["eth0"]).nic_with(plain(2, "eth0"), |nic| nic.queues = queues);
