@@ -8,14 +8,8 @@ use std::time::Duration;
 use forwarder::port::{Port, RxFrame};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Xdp, XdpFlags, libbpf_sys};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
-};
-
-/// Ethertype of test frames ("local experimental 1"), so that the kernel's own chatter is not counted.
-pub const ETHERTYPE: u16 = 0x88b5;
+pub use tests::packet_socket::{EXPERIMENTAL, PacketSocket, readable};
 
 /// Runs `test` in a thread of its own network namespace.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -40,6 +34,11 @@ pub fn run(command: &str) {
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A packet socket for test frames.
+pub fn packet_socket(device: &str) -> PacketSocket {
+    PacketSocket::open(device, EXPERIMENTAL).unwrap()
+}
+
 /// A veth pair "near" - "far" with 4 queues at each end, up.
 pub fn veth_pair() {
     run("ip link add near numtxqueues 4 numrxqueues 4 type veth peer name far numtxqueues 4 numrxqueues 4");
@@ -50,12 +49,6 @@ pub fn veth_pair() {
 
 fn ifindex(device: &str) -> i32 {
     nix::net::if_::if_nametoindex(device).unwrap().cast_signed()
-}
-
-/// Waits until the descriptor is readable; `false` after `patience`.
-pub fn readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::try_from(patience).unwrap()).unwrap() > 0
 }
 
 /// Receives a burst from a port, waiting at most `patience` for the first frame.
@@ -69,51 +62,12 @@ pub fn receive(port: &mut impl Port, patience: Duration) -> Vec<RxFrame> {
     frames
 }
 
-/// A packet socket on a device, for frames of [`ETHERTYPE`].
-pub struct PacketSocket(OwnedFd);
-
-impl PacketSocket {
-    pub fn open(device: &str) -> Self {
-        let kind = SockType::Raw;
-        let fd = socket(AddressFamily::Packet, kind, SockFlag::SOCK_NONBLOCK, None::<SockProtocol>).unwrap();
-        setsockopt(&fd, sockopt::RcvBufForce, &(64 << 20)).unwrap();
-        // SAFETY: all zero is a valid `sockaddr_ll`.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = ETHERTYPE.to_be();
-        address.sll_ifindex = ifindex(device);
-        // SAFETY: the kernel reads an initialised `sockaddr_ll`.
-        let bound =
-            unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
-        assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-        Self(fd)
-    }
-
-    pub fn send(&self, frame: &[u8]) {
-        while send(self.0.as_raw_fd(), frame, MsgFlags::empty()).is_err() {
-            std::thread::yield_now();
-        }
-    }
-
-    /// The next frame that came from the wire.
-    pub fn receive<'a>(&self, buffer: &'a mut [u8], patience: Duration) -> Option<&'a [u8]> {
-        if let Ok(len) = recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
-            return Some(&buffer[..len]);
-        }
-        if !readable(self.0.as_fd(), patience) {
-            return None;
-        }
-        let len = recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()).ok()?;
-        Some(&buffer[..len])
-    }
-}
-
 /// Test frame number `seq`: its length and every byte follow from the number.
 pub fn frame(seq: u32) -> Vec<u8> {
     let len = 60 + seq as usize % 1455;
     let mut bytes = vec![0; len];
     bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
-    bytes[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
+    bytes[12..14].copy_from_slice(&EXPERIMENTAL.to_be_bytes());
     bytes[14..18].copy_from_slice(&seq.to_be_bytes());
     for (i, byte) in bytes[18..].iter_mut().enumerate() {
         *byte = (seq.wrapping_mul(31) as usize + i * 7) as u8;

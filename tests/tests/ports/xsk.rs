@@ -8,7 +8,9 @@ use forwarder::port::xsk::{RING, XskCause, XskError, XskPort};
 use forwarder::port::{Layer, Port};
 use forwarder::topology::Mode;
 
-use crate::lab::{ETHERTYPE, PacketSocket, Redirect, frame, in_namespace, number, receive, run, veth_pair};
+use crate::lab::{
+    EXPERIMENTAL, Redirect, frame, in_namespace, number, packet_socket, receive, run, veth_pair,
+};
 
 const PORT: PortId = PortId(3);
 const FRAMES: u32 = 100_000;
@@ -53,7 +55,7 @@ fn assert_nothing_leaked(port: &mut XskPort) {
 fn what_is_transmitted_reaches_the_wire_byte_by_byte_in_order() {
     in_namespace(|| {
         veth_pair();
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         let mut port = open(0, Mode::Copy).unwrap();
         let (mut sent, mut seen, mut buffer) = (0, 0, [0; 2048]);
         while seen < FRAMES {
@@ -83,7 +85,7 @@ fn what_is_transmitted_reaches_the_wire_byte_by_byte_in_order() {
 fn a_frame_that_starts_behind_offset_0_is_sent_from_its_start() {
     in_namespace(|| {
         veth_pair();
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         let mut port = open(1, Mode::Copy).unwrap();
         let mut tx = port.reserve().unwrap();
         let bytes = frame(40);
@@ -104,7 +106,7 @@ fn what_arrives_is_received_and_echoed_byte_by_byte_on_every_queue() {
         for (port, queue) in ports.iter().zip(0..) {
             redirect.bind(queue, port.fd());
         }
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         let (mut sent, mut received, mut echoed) = (0, 0, 0);
         let mut seen = vec![false; FRAMES as usize];
         let mut buffer = [0; 2048];
@@ -124,7 +126,7 @@ fn what_arrives_is_received_and_echoed_byte_by_byte_on_every_queue() {
                 for rx in receive(port, Duration::ZERO) {
                     assert_eq!(rx.layer, Layer::Ethernet(PORT));
                     // The kernel's own traffic on a new interface is IPv6.
-                    if rx.frame.bytes()[12..14] != ETHERTYPE.to_be_bytes() {
+                    if rx.frame.bytes()[12..14] != EXPERIMENTAL.to_be_bytes() {
                         port.release(rx);
                         continue;
                     }
@@ -158,7 +160,7 @@ fn receiving_goes_on_after_all_frames_were_held() {
         for (port, queue) in ports.iter().zip(0..) {
             redirect.bind(queue, port.fd());
         }
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         let mut held = Vec::new();
         // One sender uses one queue: its port runs dry, and the rest is lost and counted.
         for n in 0..2 * RING {
@@ -221,7 +223,7 @@ fn errors_name_device_queue_cause_and_fix() {
 fn a_queue_can_be_opened_again_after_it_was_closed() {
     in_namespace(|| {
         veth_pair();
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         for i in 0..5 {
             let mut port = open(0, Mode::Copy).unwrap();
             assert!(transmit(&mut port, &frame(i)));
@@ -235,7 +237,7 @@ fn a_queue_can_be_opened_again_after_it_was_closed() {
 fn a_device_that_goes_down_loses_packets_but_no_frames() {
     in_namespace(|| {
         veth_pair();
-        let far = PacketSocket::open("far");
+        let far = packet_socket("far");
         let mut port = open(0, Mode::Copy).unwrap();
         run("ip link set near down");
         for i in 0..10_000 {
