@@ -62,9 +62,56 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// The Internet checksum (RFC 1071) of an even number of bytes.
+/// The UDP payload of an untagged frame whose IP packet is whole and plain.
+pub fn udp_payload(frame: &[u8]) -> Option<&[u8]> {
+    let at = 14 + header_len(frame).filter(|_| protocol(frame) == Some(UDP))?;
+    let len = usize::from(u16::from_be_bytes(*frame.get(at + 4..)?.first_chunk()?));
+    frame.get(at + 8..at + len)
+}
+
+/// Makes the checksums of an untagged frame right: IPv4's header, and UDP's if there was one. What has no
+/// such header stays as it is.
+pub fn mend(frame: &mut [u8]) {
+    let Some(header_len) = header_len(frame) else { return };
+    let is_v4 = frame[14] >> 4 == 4;
+    if is_v4 {
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..14 + header_len]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    let at = 14 + header_len;
+    if protocol(frame) != Some(UDP) || frame.len() < at + 8 || (is_v4 && frame[at + 6..at + 8] == [0, 0]) {
+        return;
+    }
+    let addresses = if is_v4 { &frame[26..34] } else { &frame[22..54] };
+    let mut pseudo = addresses.to_vec();
+    pseudo.extend([0, UDP]);
+    pseudo.extend(((frame.len() - at) as u16).to_be_bytes());
+    frame[at + 6..at + 8].fill(0);
+    pseudo.extend(&frame[at..]);
+    // Zero means "none": it is sent as its other form.
+    let sum = Some(checksum(&pseudo)).filter(|&sum| sum != 0).unwrap_or(u16::MAX);
+    frame[at + 6..at + 8].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Length of the IP header of an untagged frame, if it lies within.
+fn header_len(frame: &[u8]) -> Option<usize> {
+    let (len, least) = match frame.get(14)? >> 4 {
+        4 => (usize::from(frame[14] & 0x0f) * 4, 20),
+        6 => (40, 40),
+        _ => return None,
+    };
+    (len >= least && frame.len() >= 14 + len).then_some(len)
+}
+
+fn protocol(frame: &[u8]) -> Option<u8> {
+    frame.get(if frame.get(14)? >> 4 == 4 { 23 } else { 20 }).copied()
+}
+
+/// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+    let word = |c: &[u8]| u32::from(u16::from_be_bytes([c[0], c.get(1).copied().unwrap_or(0)]));
+    let sum: u32 = bytes.chunks(2).map(word).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !(folded + (folded >> 16)) as u16
 }

@@ -1,0 +1,82 @@
+//! The far ends of gateway A's cables, where an attacker sits, and taps at the near ends of gateway B's.
+//!
+//! ```text
+//!  host --eth0--- lan0 [A] wan0 ---a0 [switch] b0--- wan0 [B]
+//!       ^ attack                   ^ attack    ^ tap
+//! ```
+//!
+//! What is injected towards A never passes a tap: a tap sees what the gateways say to each other.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, setns};
+use tests::frames::udp_payload;
+use tests::packet_socket::{EVERYTHING, EXPERIMENTAL, PacketSocket};
+use xtask::lab::{Lab, Netns};
+
+/// Sockets at a lab's cables.
+pub struct Cables {
+    /// Towards A: its WAN ports, then its LAN port.
+    pub attack: Vec<PacketSocket>,
+    /// The MAC addresses of those ports.
+    pub macs: Vec<[u8; 6]>,
+    taps: Vec<PacketSocket>,
+}
+
+impl Cables {
+    pub fn open(lab: &Lab) -> Result<Self> {
+        let switch = lab.switch.as_ref().context("a lab without a switch")?;
+        let (mut attack, mut taps) = (Vec::new(), Vec::new());
+        for port in 0..lab.options.ports {
+            attack.push(inside(switch, || PacketSocket::open(&format!("a{port}"), EXPERIMENTAL))??);
+            taps.push(inside(switch, || PacketSocket::open(&format!("b{port}"), EVERYTHING))??);
+        }
+        attack.push(inside(&lab.a.host, || PacketSocket::open("eth0", EXPERIMENTAL))??);
+        let ports = lab.a.ports(lab.options);
+        let macs = ports.iter().map(|port| mac(&lab.a.gateway, port)).collect::<Result<_>>()?;
+        Ok(Self { attack, macs, taps })
+    }
+
+    /// The WireGuard frames that passed since the last call, by WAN port.
+    pub fn overheard(&self) -> Vec<Vec<Vec<u8>>> {
+        self.taps.iter().map(overheard).collect()
+    }
+
+    /// The MAC address of A's LAN port.
+    pub fn lan_mac(&self) -> [u8; 6] {
+        self.macs[self.macs.len() - 1]
+    }
+}
+
+fn overheard(tap: &PacketSocket) -> Vec<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    let frames = std::iter::from_fn(|| tap.receive(&mut buffer, Duration::ZERO).map(<[u8]>::to_vec));
+    frames.filter(|frame| kind(frame).is_some()).collect()
+}
+
+/// The type of a WireGuard message in a frame.
+pub fn kind(frame: &[u8]) -> Option<u8> {
+    match udp_payload(frame)? {
+        &[kind @ 1..=4, 0, 0, 0, ..] => Some(kind),
+        _ => None,
+    }
+}
+
+fn mac(gateway: &Netns, port: &str) -> Result<[u8; 6]> {
+    let text = gateway.run(&format!("cat /sys/class/net/{port}/address"))?;
+    let bytes: Vec<u8> =
+        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().ok().with_context(|| format!("{port}: no MAC address in '{text}'"))
+}
+
+/// Runs `work` on a thread in the namespace; what it opens stays there.
+pub fn inside<T: Send>(namespace: &Netns, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let file = File::open(format!("/run/netns/{}", namespace.name()))?;
+    let entered = move || {
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        anyhow::Ok(work())
+    };
+    std::thread::scope(|scope| scope.spawn(entered).join()).expect("no panic in the namespace")
+}
