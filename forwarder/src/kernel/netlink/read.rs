@@ -10,7 +10,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::{Kernel, parse};
+use super::{Changed, Kernel, parse};
 use crate::id::InterfaceId;
 use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
 
@@ -24,12 +24,29 @@ impl Kernel {
     /// # Errors
     /// When a dump fails.
     pub async fn view(&self) -> Result<View, Error> {
-        Ok(View {
-            links: self.links(Vec::new()).await?,
-            addresses: self.addresses().await?,
-            routes: self.routes().await?,
-            neighbours: self.neighbours().await?,
-        })
+        let mut view = View::default();
+        self.refresh(&mut view, Changed::all()).await?;
+        Ok(view)
+    }
+
+    /// Reads again what changed: a router's table may be large, and its neighbours come and go.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn refresh(&self, view: &mut View, changed: Changed) -> Result<(), Error> {
+        if changed.contains(Changed::LINKS) {
+            view.links = self.links(Vec::new()).await?;
+        }
+        if changed.contains(Changed::ADDRESSES) {
+            view.addresses = self.addresses().await?;
+        }
+        if changed.contains(Changed::ROUTES) {
+            view.routes = self.routes().await?;
+        }
+        if changed.contains(Changed::NEIGHBOURS) {
+            view.neighbours = self.neighbours().await?;
+        }
+        Ok(())
     }
 
     /// The slaves of a bond alone, in order of their index: cheap enough to ask ten times a second.
