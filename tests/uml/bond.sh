@@ -28,6 +28,7 @@ main() {
     check_each_tunnel_has_its_own_slave
     check_nothing_in_clear
     check_lacp "after the traffic"
+    lose_a_partner
     stop_a
     check_lacp "after the stop"
     echo "ok"
@@ -161,7 +162,8 @@ start_a() {
         return
     fi
     echo "== forwarder at end a"
-    in_ns a "$FORWARDER" run --iface bond0 --iface lan0 --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
+    # Not by in_ns: a function in the background is a shell of its own, and $! would be that.
+    ip netns exec a "$FORWARDER" run --iface bond0 --iface lan0 --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
     FORWARDER_PID=$!
     local deadline=$((SECONDS + 20))
     while [ $SECONDS -lt $deadline ]; do
@@ -222,11 +224,10 @@ counted() { # slave, direction, number of the counter
 
 run_flows() {
     echo "== $FLOWS UDP flows each way"
-    in_ns hostb iperf3 --server --daemon --pidfile /tmp/iperf3.pid >/dev/null
+    in_ns hostb iperf3 --server --daemon >/dev/null # ends with the guest
     sleep 0.3
     iperf hosta ""
     iperf hosta --reverse
-    kill "$(tr -d '\0' </tmp/iperf3.pid)"
 }
 
 iperf() { # namespace, option
@@ -272,12 +273,59 @@ check_nothing_in_clear() {
     echo "== nothing in clear"
 }
 
+# A port with a carrier but without a partner must get no frame; its tunnel moves, and comes back.
+lose_a_partner() {
+    [ -n "${FORWARDER_PID:-}" ] || return 0
+    echo "== port b1 leaves its bond: a1 has a carrier and no partner"
+    ip -n b link set b1 nomaster
+    ip -n b link set b1 up
+    wait_until 20 "a1 is still in the aggregate" a1_is_out
+    sleep 1
+    local before
+    before=$(arrived_on_b1)
+    expect_ping hosta 10.1.0.2 10.2.0.2
+    iperf hosta ""
+    [ "$(arrived_on_b1)" = "$before" ] || fail "a1 got frames without a partner"
+
+    echo "== port b1 joins again"
+    ip -n b link set b1 down
+    ip -n b link set b1 master bond0
+    wait_for_lacp
+    sleep 1
+    iperf hosta ""
+    [ "$(arrived_on_b1)" != "$before" ] || fail "a1 got no frame after its return"
+}
+
+a1_is_out() {
+    local state
+    state=$(in_ns a cat /sys/class/net/a1/bonding_slave/ad_actor_oper_port_state)
+    [ $((state & 0x30)) != 48 ]
+}
+
+arrived_on_b1() {
+    local i sum=0
+    for i in 1 2 3; do
+        sum=$((sum + $(counted b1 ingress $i)))
+    done
+    echo $sum
+}
+
+wait_until() { # seconds, complaint, condition
+    local deadline=$((SECONDS + $1))
+    until "$3"; do
+        [ $SECONDS -lt $deadline ] || fail "$2"
+        sleep 0.2
+    done
+}
+
 stop_a() {
     [ -n "${FORWARDER_PID:-}" ] || return 0
     kill -TERM "$FORWARDER_PID"
     wait "$FORWARDER_PID" || fail "forwarder's exit status is $?"
     ! ip -n a -details link show | grep -q 'prog/xdp' || fail "an XDP program is left behind"
     ! ip -n a link show dev forwarder0 >/dev/null 2>&1 || fail "forwarder0 is left behind"
+    [ -z "$(ip -n a route show table all proto 151)" ] || fail "routes are left behind"
+    ! grep -E ' (WARN|ERROR) ' /tmp/forwarder.log || fail "warnings"
     sed -n 's/^/   /p' /tmp/forwarder.log | tail -n 40
 }
 
