@@ -67,15 +67,15 @@ impl Publisher {
             wake: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
         });
         self.slots.push(Arc::clone(&slot));
-        self.live.push(Arc::clone(snapshot));
+        self.keep(snapshot);
         Ok(Subscriber { slot, snapshot: Arc::clone(snapshot) })
     }
 
     /// Gives lane `lane` a new snapshot and wakes it.
     pub fn publish(&mut self, lane: usize, snapshot: Arc<Snapshot>) {
+        self.keep(&snapshot);
         let slot = &self.slots[lane];
         let generation = snapshot.generation;
-        self.live.push(Arc::clone(&snapshot));
         *slot.next.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         slot.generation.store(generation, Ordering::Release);
         slot.wake();
@@ -103,6 +103,13 @@ impl Publisher {
     /// Frees the snapshots that no lane holds any more.
     pub fn reclaim(&mut self) {
         self.live.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Once, however many lanes it goes to: what stands in `live` twice would keep itself alive.
+    fn keep(&mut self, snapshot: &Arc<Snapshot>) {
+        if !self.live.iter().any(|live| Arc::ptr_eq(live, snapshot)) {
+            self.live.push(Arc::clone(snapshot));
+        }
     }
 
     /// Hands a message to a lane for sending; `false` when its queue is full.
@@ -222,12 +229,15 @@ mod tests {
         let mut publisher = Publisher::new();
         let first = snapshot(0);
         let watched = Arc::downgrade(&first);
-        let mut lane = publisher.subscribe(&first).unwrap();
+        let mut lanes = [0; 2].map(|_| publisher.subscribe(&first).unwrap());
         drop(first);
-        publisher.publish(0, snapshot(1));
-        publisher.reclaim();
-        assert!(watched.upgrade().is_some(), "the lane still reads it");
-        lane.current();
+        let second = snapshot(1);
+        for (lane, subscriber) in lanes.iter_mut().enumerate() {
+            publisher.publish(lane, Arc::clone(&second));
+            publisher.reclaim();
+            assert!(watched.upgrade().is_some(), "lane {lane} still reads it");
+            subscriber.current();
+        }
         publisher.reclaim();
         assert!(watched.upgrade().is_none());
     }

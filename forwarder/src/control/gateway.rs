@@ -31,6 +31,10 @@ use crate::xdp::{Program, XdpError};
 const HANDSHAKE_TOS: u8 = 0x88;
 /// The lane that sends what the control thread injects.
 const INJECTING_LANE: usize = 0;
+/// Handshake messages that one turn takes: a flood must not hold up timers, and answers leave between turns.
+const HANDSHAKES_PER_TURN: usize = 64;
+/// How long the gateway counts as under load after its queue was long, as in the kernel.
+const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
 const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
@@ -76,6 +80,8 @@ pub struct Gateway {
     stale: Stale,
     keepalives: Vec<PeerId>,
     neighbours_used: Boottime,
+    /// Cookies are demanded until then.
+    loaded_until: Boottime,
 }
 
 /// What must be done before the turn's messages leave.
@@ -119,6 +125,7 @@ impl Gateway {
             stale: Stale { view: Changed::all(), paths: true, snapshots: true },
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
+            loaded_until: Boottime::default(),
         }
     }
 
@@ -189,7 +196,12 @@ impl Gateway {
     /// Handshake messages and wanted sessions.
     fn receive(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        while let Some((handshake, loaded)) = self.handle.next_handshake() {
+        if self.handle.is_loaded() {
+            self.loaded_until = now + LOAD_LATCH;
+        }
+        let loaded = now < self.loaded_until;
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some(handshake) = self.handle.next_handshake() else { break };
             let tunnel = &mut self.tunnels[handshake.tunnel.index()];
             let outcome = tunnel.receive(now, wall, rng, handshake.source, &handshake.message, loaded);
             if let Err(refusal) = outcome {
@@ -197,6 +209,7 @@ impl Gateway {
                 tracing::debug!("{name}: refused a handshake message of {}: {refusal:?}", handshake.source);
             }
         }
+        self.handle.wake_if_any();
         // One path of a group wants a session: its siblings are to share the load, so they all do.
         let wanted: Vec<PeerId> =
             self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
