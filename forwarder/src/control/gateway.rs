@@ -13,18 +13,18 @@ use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
 use super::handle::Handle;
-use super::routes;
+use super::routes::{self, Merged};
 use super::snapshots::{self, PathState, World};
 use crate::clock::{self, Boottime};
 use crate::id::{InterfaceId, PeerId, PortId, TunnelId};
 use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::pipeline::control::Injected;
-use crate::pipeline::snapshot::{Encap, Routes, Tunnel};
+use crate::pipeline::snapshot::{Encap, Tunnel};
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
-use crate::wireguard::{self, Event, Transmit};
+use crate::wireguard::{self, Event, Session, Transmit};
 use crate::xdp::{Program, XdpError};
 
 /// DS byte of handshake messages: DSCP AF41, as the kernel marks them.
@@ -75,7 +75,8 @@ pub struct Gateway {
     pub publisher: Publisher,
     paths: Vec<PathState>,
     obstacles: Vec<Option<Obstacle>>,
-    routes: Arc<Routes>,
+    routes: Merged,
+    healthy: Vec<bool>,
     generation: u64,
     stale: Stale,
     keepalives: Vec<PeerId>,
@@ -120,7 +121,8 @@ impl Gateway {
             publisher,
             paths: (0..peers).map(|_| PathState::default()).collect(),
             obstacles: vec![None; peers],
-            routes: Arc::default(),
+            routes: Merged::default(),
+            healthy: vec![false; peers],
             generation: 0,
             stale: Stale { view: Changed::all(), paths: true, snapshots: true },
             keepalives: Vec::new(),
@@ -186,8 +188,11 @@ impl Gateway {
         self.collect_events();
         self.refresh_view().await?;
         self.resolve_paths().await;
+        self.look_at_health();
         self.publish();
         self.publisher.settled(PUBLISHED_WITHIN).await;
+        self.seal_with_new_sessions();
+        self.publish();
         self.send();
         self.publisher.reclaim();
         Ok(())
@@ -213,6 +218,9 @@ impl Gateway {
         // One path of a group wants a session: its siblings are to share the load, so they all do.
         let wanted: Vec<PeerId> =
             self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
+        let retried =
+            self.peers().zip(&mut self.paths).filter_map(|(peer, path)| path.retries(now).then_some(peer));
+        let wanted: Vec<_> = wanted.into_iter().chain(retried).collect();
         for peer in wanted.into_iter().flat_map(|peer| self.siblings(peer)).collect::<Vec<_>>() {
             self.tunnel(peer).want_session(peer, now, wall, rng);
         }
@@ -235,9 +243,8 @@ impl Gateway {
                 wanted.push(next_hop);
             }
         }
-        let now = clock::boottime();
-        if now.since(self.neighbours_used) >= NEIGHBOUR_INTERVAL {
-            self.neighbours_used = now;
+        if clock::boottime().since(self.neighbours_used) >= NEIGHBOUR_INTERVAL {
+            self.neighbours_used = clock::boottime();
             let ours = |id| self.plan.topology.interfaces.iter().any(|plan| plan.interface == id);
             let known = self.view.neighbours.iter().filter(|n| ours(n.interface));
             wanted.extend(known.map(|n| (n.interface, n.address)));
@@ -254,17 +261,23 @@ impl Gateway {
     }
 
     fn collect_events(&mut self) {
-        for tunnel in &mut self.tunnels {
+        for (tunnel, id) in self.tunnels.iter_mut().zip(0_u16..) {
             while let Some(event) = tunnel.poll_event() {
                 match event {
                     Event::Sessions(peer) => {
-                        self.paths[peer.index()].slots = tunnel.slots(peer);
+                        let path = &mut self.paths[peer.index()];
+                        path.slots = tunnel.slots(peer);
+                        path.given_up = None;
                         self.stale.snapshots = true;
                     }
                     Event::Endpoint(_) => self.stale.paths = true,
                     Event::Keepalive(peer) => self.keepalives.push(peer),
                     Event::GaveUp(peer) => {
-                        tracing::warn!("peer {peer}: no answer to handshakes, giving up until data waits");
+                        self.paths[peer.index()].given_up = Some(clock::boottime());
+                        let name = &self.plan.topology.tunnels[usize::from(id)].name;
+                        tracing::warn!(
+                            "{name}: peer {peer} answers no handshake; its flows go by other tunnels"
+                        );
                     }
                 }
             }
@@ -276,10 +289,13 @@ impl Gateway {
         if changed.is_empty() {
             return Ok(());
         }
-        self.kernel.refresh(&mut self.view, changed).await?;
+        let changed = self.kernel.refresh(&mut self.view, changed).await?;
+        if changed.is_empty() {
+            return Ok(());
+        }
         // Neighbours stand in no map; what else changed may.
         if changed != Changed::NEIGHBOURS {
-            self.routes = Arc::new(routes::merge(&self.view, &self.plan.topology, self.plan.tun));
+            self.routes = routes::merge(&self.view, &self.plan.topology, self.plan.tun);
             self.write_maps()?;
         }
         self.stale.paths = true;
@@ -289,7 +305,7 @@ impl Gateway {
 
     /// Tells every XDP program which frames are ours now.
     fn write_maps(&mut self) -> Result<(), XdpError> {
-        let steering = routes::steering(&self.routes);
+        let steering = routes::steering(&self.routes.fast);
         let listeners = self.listeners();
         for (port, program) in (0..).map(PortId).zip(&mut self.programs) {
             program.set_steering(&steering)?;
@@ -333,10 +349,10 @@ impl Gateway {
                 Ok(encap) => (encap, None),
                 Err(obstacle) => (None, Some(obstacle)),
             };
+            let looped = obstacle == Some(Obstacle::Loop);
             self.report_obstacle(peer, obstacle);
             let path = &mut self.paths[peer.index()];
-            path.endpoint = endpoint;
-            path.encap = encap;
+            (path.endpoint, path.encap, path.looped) = (endpoint, encap, looped);
         }
         self.stale.snapshots = true;
     }
@@ -373,6 +389,27 @@ impl Gateway {
         *known = obstacle;
     }
 
+    /// Paths come to harm without an event, too: sessions expire.
+    fn look_at_health(&mut self) {
+        let now = clock::boottime();
+        let healthy: Vec<bool> = self.paths.iter().map(|path| path.is_healthy(now)).collect();
+        self.stale.snapshots |= healthy != self.healthy;
+        self.healthy = healthy;
+    }
+
+    /// A message sealed with a session confirms it, and the peer may answer at once: every lane had to
+    /// know the session's index before.
+    fn seal_with_new_sessions(&mut self) {
+        for path in &mut self.paths {
+            let index = |session: &Option<Arc<Session>>| session.as_ref().map(|session| session.local_index);
+            if index(&path.sealing) != index(&path.slots.current) {
+                path.sealing.clone_from(&path.slots.current);
+                self.stale.snapshots = true;
+            }
+        }
+        self.look_at_health();
+    }
+
     fn publish(&mut self) {
         if !std::mem::take(&mut self.stale.snapshots) {
             return;
@@ -384,6 +421,7 @@ impl Gateway {
             routes: &self.routes,
             tunnels: &self.plan.tunnels,
             paths: &self.paths,
+            healthy: &self.healthy,
             transit: self.plan.transit,
         };
         let (fast, slow) = world.snapshots(self.generation);
@@ -407,21 +445,31 @@ impl Gateway {
         for peer in std::mem::take(&mut self.keepalives) {
             let by_port = self.paths[peer.index()].encap.is_some();
             let lane = if by_port { INJECTING_LANE } else { workers };
-            self.publisher.inject(lane, Injected::Keepalive(peer));
+            self.inject(lane, Injected::Keepalive(peer));
         }
     }
 
     fn send_handshake(&mut self, tunnel: TunnelId, transmit: &Transmit) {
         let path = transmit.peer.map(|peer| (peer, &self.paths[peer.index()]));
+        if path.is_some_and(|(_, path)| path.looped) {
+            return;
+        }
         let by_port = path.filter(|(_, path)| path.encap.is_some() && path.endpoint == Some(transmit.to));
         if let (Some((peer, _)), Ok(payload)) = (by_port, ArrayVec::try_from(&transmit.payload[..])) {
-            self.publisher.inject(INJECTING_LANE, Injected::Message { peer, payload });
-            return;
+            return self.inject(INJECTING_LANE, Injected::Message { peer, payload });
         }
         // Cookie replies carry no mark.
         let tos = if transmit.peer.is_some() { HANDSHAKE_TOS } else { 0 };
         if let Err(error) = self.sockets.send_to(tunnel, transmit.to, tos, &transmit.payload) {
             tracing::debug!("cannot send a handshake message to {}: {error}", transmit.to);
+        }
+    }
+
+    fn inject(&self, lane: usize, message: Injected) {
+        if !self.publisher.inject(lane, message) {
+            tracing::warn!(
+                "a lane takes no messages: a handshake or keepalive is lost, and will be repeated"
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Changed, Kernel, parse};
 use crate::id::InterfaceId;
-use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
+use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, TABLE_TUNNEL, View};
 
 /// Asked for one by one. A kernel without IPv6 answers with IPv4 instead, so answers are checked.
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
@@ -30,24 +30,30 @@ impl Kernel {
         Ok(view)
     }
 
-    /// Reads again what changed: a router's table may be large, and its neighbours come and go.
+    /// Reads again what may have changed, and tells what has: a router's table may be large, and
+    /// neighbours are announced more often than they change.
     ///
     /// # Errors
     /// When a dump fails.
-    pub async fn refresh(&self, view: &mut View, changed: Changed) -> Result<(), Error> {
+    pub async fn refresh(&self, view: &mut View, mut changed: Changed) -> Result<Changed, Error> {
+        // IPv4 announces no route that went with its device or with its source address.
+        if changed.intersects(Changed::LINKS | Changed::ADDRESSES) {
+            changed |= Changed::ROUTES;
+        }
+        let mut news = Changed::empty();
         if changed.contains(Changed::LINKS) {
-            view.links = self.links(Vec::new()).await?;
+            news.set(Changed::LINKS, replace(&mut view.links, self.links(Vec::new()).await?));
         }
         if changed.contains(Changed::ADDRESSES) {
-            view.addresses = self.addresses().await?;
+            news.set(Changed::ADDRESSES, replace(&mut view.addresses, self.addresses().await?));
         }
         if changed.contains(Changed::ROUTES) {
-            view.routes = self.routes().await?;
+            news.set(Changed::ROUTES, replace(&mut view.routes, self.routes().await?));
         }
         if changed.contains(Changed::NEIGHBOURS) {
-            view.neighbours = self.neighbours().await?;
+            news.set(Changed::NEIGHBOURS, replace(&mut view.neighbours, self.neighbours().await?));
         }
-        Ok(())
+        Ok(news)
     }
 
     /// The slaves of a bond alone, in order of their index: cheap enough to ask ten times a second.
@@ -165,9 +171,9 @@ impl Kernel {
     }
 
     async fn routes(&self) -> Result<Vec<Route>, Error> {
-        const TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+        let consulted = |route: &Route| matches!(route.table, 253..=255 | TABLE_TUNNEL);
         let messages = self.route_messages(0).await?;
-        Ok(messages.iter().filter_map(parse::route).filter(|r| TABLES.contains(&r.table)).collect())
+        Ok(messages.iter().filter_map(parse::route).filter(consulted).collect())
     }
 
     /// Routes of a protocol number; 0 = all. The kernel filters, which matters to a router with a full
@@ -200,6 +206,13 @@ impl Kernel {
             })
             .collect())
     }
+}
+
+/// Whether the new value differs.
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let differs = *old != new;
+    *old = new;
+    differs
 }
 
 /// A kernel that was built without a family, or without its rules, has none of them.
