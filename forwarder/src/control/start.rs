@@ -1,9 +1,9 @@
 //! From the command line to a running gateway, and back to the machine as it was found.
 //!
-//! 1. Configuration, kernel state and NIC facts -> topology, printed before anything is touched
-//! 2. lock, janitor, UDP sockets
+//! 1. preflight: topology, lock, UDP sockets, programs; printed before anything is touched
+//! 2. janitor
 //! 3. TUN, fail-closed routes, routes to the TUN
-//! 4. programs loaded, sockets bound, lanes started, maps filled
+//! 4. AF_XDP sockets bound, lanes started, maps filled
 //! 5. programs attached, one port at a time
 //! 6. turns, until a signal
 //! 7. the same in reverse
@@ -14,30 +14,27 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use nix::sys::prctl;
 use rand::RngExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::gateway::{Gateway, Plan};
 use super::handle::Handle;
 use super::lanes::{Lanes, Parts};
-use super::plan::{Planned, plan};
+use super::plan::{DEFAULT_MARK, Planned, fwmark};
+use super::preflight::{Ready, TUN, preflight};
 use super::report::Report;
 use super::snapshots;
 use crate::clock;
 use crate::config::{Guard, RunOptions, Table, TunnelConfig};
-use crate::kernel::guard::{Janitor, Lock};
+use crate::kernel::guard::Janitor;
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::kernel::{DefaultRules, Family, Route, guard};
-use crate::port::udp::{TunnelSocket, UdpSockets};
 use crate::publish::Publisher;
 use crate::topology::{Mode, Topology};
 use crate::tun::Tun;
 use crate::wireguard;
-use crate::xdp::{Program, XdpError};
+use crate::xdp::XdpError;
 
-/// Name of the TUN.
-const TUN: &str = "forwarder0";
 /// Longest sleep between turns: snapshots are freed and threads looked after at least so often.
 const MAX_SLEEP: Duration = Duration::from_millis(100);
 /// How often a bond's slaves are looked at: LACP changes are not always announced.
@@ -47,18 +44,13 @@ const BOND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Table `main`.
 const MAIN: u32 = 254;
-/// Mark and table of a `/0` whose file names no `FwMark`, as wg-quick chooses them.
-const DEFAULT_MARK: u32 = 51820;
 
 /// `forwarder run`: returns when a signal ended it.
 ///
 /// # Errors
 /// What could not be had at start, or what broke later; the machine is as it was found, then, too.
 pub fn run(options: &RunOptions) -> anyhow::Result<()> {
-    // Keys never reach a core file.
-    prctl::set_dumpable(false).context("cannot switch core dumps off")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the control thread's runtime")?.block_on(serve(options))
+    super::block_on(serve(options))
 }
 
 async fn serve(options: &RunOptions) -> anyhow::Result<()> {
@@ -66,10 +58,10 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot catch signals")?;
     let kernel = Kernel::connect()?;
     let mut watch = kernel.watch()?;
-    let Planned { topology, configs, settings, view } = plan(options, &kernel).await?;
+    let Ready { planned, lock, sockets, mut programs } = preflight(options, &kernel).await?.ready()?;
+    let Planned { topology, configs, settings, view } = planned;
     print!("{topology}");
 
-    let lock = Lock::acquire()?;
     let keep_guard = settings.guard == Guard::Keep;
     let _janitor = if keep_guard {
         tracing::warn!("guard = \"keep\": unreachable routes stay after exit, until `forwarder down`");
@@ -78,14 +70,13 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         Some(Janitor::spawn(&lock)?)
     };
     let fwmarks: Vec<u32> = configs.iter().map(fwmark).collect();
-    let sockets = Arc::new(UdpSockets::open(&sockets(&configs, &fwmarks))?);
+    let sockets = Arc::new(sockets);
 
     let tun = Tun::create(TUN)?;
     let interface = tun.interface();
     let routes = tun_routes(&topology, &configs, interface);
     close_and_route(&kernel, &topology, &configs, interface, &routes).await?;
 
-    let mut programs = load(&topology)?;
     let handle = Arc::new(Handle::new(topology.peers.len()));
     let mut publisher = Publisher::new();
     let lanes = Lanes::start(Parts {
@@ -198,24 +189,6 @@ async fn close_and_route(
     Ok(())
 }
 
-/// The mark of a tunnel's outer packets: its own, or wg-quick's when it carries a `/0`.
-fn fwmark(config: &TunnelConfig) -> u32 {
-    let carries_default = config.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p.prefix_len() == 0);
-    match (config.fwmark, config.table) {
-        (0, Table::Auto) if carries_default => DEFAULT_MARK,
-        (mark, _) => mark,
-    }
-}
-
-fn sockets(configs: &[TunnelConfig], fwmarks: &[u32]) -> Vec<TunnelSocket> {
-    let socket = |(config, mark): (&TunnelConfig, &u32)| TunnelSocket {
-        file: config.file.display().to_string(),
-        port: config.listen_port,
-        fwmark: (*mark != 0).then_some(*mark),
-    };
-    configs.iter().zip(fwmarks).map(socket).collect()
-}
-
 /// Every remote prefix with the table in which its route stands or would stand.
 fn guarded(topology: &Topology, configs: &[TunnelConfig]) -> Vec<(IpNet, u32)> {
     let tables = |prefix: IpNet, table: Table| match table {
@@ -262,10 +235,6 @@ fn default_rules(routes: &[Route]) -> Vec<DefaultRules> {
         table: route.table,
     };
     defaults.map(rules).collect()
-}
-
-fn load(topology: &Topology) -> Result<Vec<Program>, XdpError> {
-    topology.ports.iter().map(|port| Program::load(&port.name)).collect()
 }
 
 /// The tunnels' protocol state.

@@ -28,6 +28,7 @@ use crate::topology::Mode;
 
 pub use error::{XskCause, XskError};
 use open::{Bound, Request};
+pub use open::{packet_memory, probe};
 
 /// Bytes before the data of every chunk, which the kernel keeps for the XDP program. Frames for
 /// sending start behind them, too: xsk-rs names a chunk by that address.
