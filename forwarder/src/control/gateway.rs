@@ -3,12 +3,14 @@
 //! Every turn ends in the same order: sessions and paths are published before any message that
 //! reveals them leaves.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use forwarder_contract::{Interface, InterfaceKey, Listener};
+use ipnet::IpNet;
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
@@ -17,8 +19,8 @@ use super::routes::{self, Merged};
 use super::snapshots::{self, PathState, World};
 use crate::clock::{self, Boottime};
 use crate::id::{InterfaceId, PeerId, PortId, TunnelId};
-use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
+use crate::kernel::{Address, PROTOCOL, Route, RouteKind, View};
 use crate::pipeline::control::Injected;
 use crate::pipeline::snapshot::{Encap, Tunnel};
 use crate::port::udp::UdpSockets;
@@ -37,6 +39,8 @@ const HANDSHAKES_PER_TURN: usize = 64;
 const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
 const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
+/// Pause after the kernel's tables could not be read or a map not be written.
+const VIEW_RETRY: Duration = Duration::from_secs(1);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -53,6 +57,8 @@ pub struct Plan {
     pub fwmarks: Vec<u32>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
+    /// What the tunnels share.
+    pub shared: Arc<wireguard::Shared>,
 }
 
 /// Everything that the control thread owns.
@@ -81,6 +87,8 @@ pub struct Gateway {
     stale: Stale,
     keepalives: Vec<PeerId>,
     neighbours_used: Boottime,
+    /// The kernel's tables are not read again before.
+    view_due: Boottime,
     /// Cookies are demanded until then.
     loaded_until: Boottime,
 }
@@ -90,6 +98,8 @@ pub struct Gateway {
 struct Stale {
     /// These of the kernel's tables changed.
     view: Changed,
+    /// The programs' maps must be written.
+    maps: bool,
     /// Paths must be resolved again.
     paths: bool,
     /// Snapshots must be published.
@@ -124,9 +134,10 @@ impl Gateway {
             routes: Merged::default(),
             healthy: vec![false; peers],
             generation: 0,
-            stale: Stale { view: Changed::all(), paths: true, snapshots: true },
+            stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
+            view_due: Boottime::default(),
             loaded_until: Boottime::default(),
         }
     }
@@ -143,15 +154,16 @@ impl Gateway {
     }
 
     /// Reads the state of the bonds' slaves, which the kernel does not always announce.
-    ///
-    /// # Errors
-    /// When the kernel refuses to be read.
-    pub async fn look_at_bonds(&mut self) -> anyhow::Result<()> {
+    pub async fn look_at_bonds(&mut self) {
         let mut bonds: Vec<InterfaceId> =
             self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
         bonds.dedup();
         for bond in bonds {
-            for slave in self.kernel.slaves(bond).await? {
+            let slaves = match self.kernel.slaves(bond).await {
+                Ok(slaves) => slaves,
+                Err(error) => return tracing::warn!("{error}; the bond counts as it was"),
+            };
+            for slave in slaves {
                 let known = self.view.links.iter_mut().find(|link| link.id == slave.id);
                 if let Some(known) = known.filter(|known| **known != slave) {
                     *known = slave;
@@ -159,7 +171,6 @@ impl Gateway {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether the port may transmit now.
@@ -177,16 +188,21 @@ impl Gateway {
         self.tunnels.iter().filter_map(|t| t.poll_timeout().map(|(at, _)| at)).min()
     }
 
-    /// One turn: read what came, act, publish, send.
+    /// Reads the kernel's tables and fills the maps for the first time.
     ///
     /// # Errors
-    /// When the kernel refuses to be read or a map to be written: the gateway cannot go on then.
-    pub async fn turn(&mut self, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    /// When the kernel refuses to be read or a map to be written.
+    pub async fn begin(&mut self) -> anyhow::Result<()> {
+        self.take_view(Changed::all()).await
+    }
+
+    /// One turn: read what came, act, publish, send.
+    pub async fn turn(&mut self, rng: &mut dyn CryptoRng) {
         self.receive(rng);
         self.run_timers(rng);
         self.ask_neighbours().await;
         self.collect_events();
-        self.refresh_view().await?;
+        self.refresh_view().await;
         self.resolve_paths().await;
         self.look_at_health();
         self.publish();
@@ -195,7 +211,6 @@ impl Gateway {
         self.publish();
         self.send();
         self.publisher.reclaim();
-        Ok(())
     }
 
     /// Handshake messages and wanted sessions.
@@ -284,22 +299,46 @@ impl Gateway {
         }
     }
 
-    async fn refresh_view(&mut self) -> anyhow::Result<()> {
-        let changed = std::mem::replace(&mut self.stale.view, Changed::empty());
-        if changed.is_empty() {
-            return Ok(());
+    /// Takes in what changed. When that fails the last state stands: its routes fail closed.
+    async fn refresh_view(&mut self) {
+        let now = clock::boottime();
+        let changed = self.stale.view;
+        if (changed.is_empty() && !self.stale.maps) || now < self.view_due {
+            return;
         }
+        self.stale.view = Changed::empty();
+        if let Err(error) = self.take_view(changed).await {
+            tracing::error!("{error:#}; the last state stands, trying again in {VIEW_RETRY:?}");
+            self.stale.view |= changed;
+            self.view_due = now + VIEW_RETRY;
+        }
+    }
+
+    async fn take_view(&mut self, changed: Changed) -> anyhow::Result<()> {
         let changed = self.kernel.refresh(&mut self.view, changed).await?;
-        if changed.is_empty() {
-            return Ok(());
-        }
+        self.stale.paths |= !changed.is_empty();
+        self.stale.snapshots |= !changed.is_empty();
         // Neighbours stand in no map; what else changed may.
-        if changed != Changed::NEIGHBOURS {
+        self.stale.maps |= !Changed::NEIGHBOURS.contains(changed);
+        if self.stale.maps {
+            self.guard_operators_routes().await?;
+            self.plan.shared.set_own(own_addresses(&self.view));
             self.routes = routes::merge(&self.view, &self.plan.topology, self.plan.tun);
             self.write_maps()?;
+            self.stale.maps = false;
         }
-        self.stale.paths = true;
-        self.stale.snapshots = true;
+        Ok(())
+    }
+
+    /// A prefix that the operator routes to the TUN gets its fail-closed route when it is first seen.
+    async fn guard_operators_routes(&mut self) -> anyhow::Result<()> {
+        let routes = &self.view.routes;
+        let theirs = routes.iter().filter(|r| r.interface == Some(self.plan.tun) && r.protocol != PROTOCOL);
+        let theirs = theirs.filter(|r| r.kind == RouteKind::Unicast && r.prefix.prefix_len() > 0);
+        let guards: Vec<Route> = theirs.map(|r| Route::unreachable(r.prefix, r.table)).collect();
+        for guard in guards.iter().filter(|guard| !routes.contains(guard)) {
+            self.kernel.add_route(guard).await?;
+        }
         Ok(())
     }
 
@@ -323,11 +362,8 @@ impl Gateway {
         };
         let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be());
         let listener = |port_be| {
-            let at = move |a: &crate::kernel::Address| Listener {
-                address: address(a.address.addr()),
-                port_be,
-                padding: [0; 2],
-            };
+            let at =
+                move |a: &Address| Listener { address: address(a.address.addr()), port_be, padding: [0; 2] };
             self.view.addresses.iter().map(at)
         };
         ports.flat_map(listener).collect()
@@ -487,6 +523,17 @@ impl Gateway {
     fn tunnel(&mut self, peer: PeerId) -> &mut wireguard::Tunnel {
         &mut self.tunnels[self.plan.topology.peers[peer.index()].tunnel.index()]
     }
+}
+
+/// Addresses to which nothing is sent: our own, and broadcasts.
+fn own_addresses(view: &View) -> HashSet<IpAddr> {
+    let both = |a: &Address| [a.address.addr(), broadcast(a.address)];
+    view.addresses.iter().flat_map(both).collect()
+}
+
+/// The last address of an IPv4 subnet, which is its broadcast address; others have none.
+fn broadcast(subnet: IpNet) -> IpAddr {
+    if subnet.addr().is_ipv4() && subnet.prefix_len() < 31 { subnet.broadcast() } else { subnet.addr() }
 }
 
 /// The interface map of the program on `port`.

@@ -9,6 +9,8 @@ mod plan;
 pub mod preflight;
 pub mod report;
 pub mod routes;
+mod routing;
+mod serve;
 pub mod snapshots;
 mod start;
 

@@ -5,13 +5,10 @@ use anyhow::Context as _;
 
 use crate::config::{self, ConfigError, Loaded, RunOptions, Settings, Table, TunnelConfig, wg_quick};
 use crate::kernel::netlink::Kernel;
-use crate::kernel::{Link, View, nic};
+use crate::kernel::{Link, TABLE_TUNNEL, View, nic};
 use crate::port::udp::TunnelSocket;
 use crate::topology::{self, Inputs, NicFacts, Topology, TopologyError};
 use crate::xdp::query;
-
-/// Mark and table of a `/0` whose file names no `FwMark`, as wg-quick chooses them.
-pub const DEFAULT_MARK: u32 = 51820;
 
 /// The plan and what it was made from.
 pub struct Planned {
@@ -107,11 +104,11 @@ pub fn sockets(configs: &[TunnelConfig]) -> Vec<TunnelSocket> {
     configs.iter().map(socket).collect()
 }
 
-/// The mark of a tunnel's outer packets: its own, or wg-quick's when it carries a `/0`.
+/// The mark of a tunnel's outer packets: its own, or wg-quick's (the table's number) when it carries a `/0`.
 pub fn fwmark(config: &TunnelConfig) -> u32 {
     let carries_default = config.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p.prefix_len() == 0);
     match (config.fwmark, config.table) {
-        (0, Table::Auto) if carries_default => DEFAULT_MARK,
+        (0, Table::Auto) if carries_default => TABLE_TUNNEL,
         (mark, _) => mark,
     }
 }
