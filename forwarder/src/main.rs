@@ -49,6 +49,10 @@ fn log() {
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
     logs.with_writer(std::io::stderr).init();
+    // libbpf's warnings are about what we try on purpose (a feature that a driver may lack).
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, text| {
+        tracing::debug!("libbpf: {}", text.trim_end())
+    })));
 }
 
 fn down() -> anyhow::Result<()> {

@@ -31,6 +31,8 @@ use crate::xdp::{Program, XdpError};
 const HANDSHAKE_TOS: u8 = 0x88;
 /// The lane that sends what the control thread injects.
 const INJECTING_LANE: usize = 0;
+/// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
+const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -77,10 +79,10 @@ pub struct Gateway {
 }
 
 /// What must be done before the turn's messages leave.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stale {
-    /// The kernel's tables changed.
-    view: bool,
+    /// These of the kernel's tables changed.
+    view: Changed,
     /// Paths must be resolved again.
     paths: bool,
     /// Snapshots must be published.
@@ -114,7 +116,7 @@ impl Gateway {
             obstacles: vec![None; peers],
             routes: Arc::default(),
             generation: 0,
-            stale: Stale { view: true, paths: true, snapshots: true },
+            stale: Stale { view: Changed::all(), paths: true, snapshots: true },
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
         }
@@ -158,7 +160,7 @@ impl Gateway {
 
     /// Notes that the kernel's tables changed.
     pub fn note(&mut self, changed: Changed) {
-        self.stale.view |= !changed.is_empty();
+        self.stale.view |= changed;
     }
 
     /// When the next turn is due even if nothing happens.
@@ -178,6 +180,7 @@ impl Gateway {
         self.refresh_view().await?;
         self.resolve_paths().await;
         self.publish();
+        self.publisher.settled(PUBLISHED_WITHIN).await;
         self.send();
         self.publisher.reclaim();
         Ok(())
@@ -256,12 +259,16 @@ impl Gateway {
     }
 
     async fn refresh_view(&mut self) -> anyhow::Result<()> {
-        if !std::mem::take(&mut self.stale.view) {
+        let changed = std::mem::replace(&mut self.stale.view, Changed::empty());
+        if changed.is_empty() {
             return Ok(());
         }
-        self.view = self.kernel.view().await?;
-        self.routes = Arc::new(routes::merge(&self.view, &self.plan.topology, self.plan.tun));
-        self.write_maps()?;
+        self.kernel.refresh(&mut self.view, changed).await?;
+        // Neighbours stand in no map; what else changed may.
+        if changed != Changed::NEIGHBOURS {
+            self.routes = Arc::new(routes::merge(&self.view, &self.plan.topology, self.plan.tun));
+            self.write_maps()?;
+        }
         self.stale.paths = true;
         self.stale.snapshots = true;
         Ok(())

@@ -117,7 +117,8 @@ impl Gateway {
         self.daemon.wait_for(" ready", limit)
     }
 
-    /// Waits until every tunnel has a session: until something was received by each.
+    /// Waits until every tunnel has a session: its initiator sends an empty message at once, which the
+    /// responder receives.
     ///
     /// # Errors
     /// It ended, or a tunnel is still silent after `limit`.
@@ -128,7 +129,7 @@ impl Gateway {
             let tunnels = self.counters()?.tunnels;
             silent = tunnels
                 .iter()
-                .filter(|tunnel| tunnel.rx_packets == 0)
+                .filter(|tunnel| tunnel.rx_packets + tunnel.tx_packets == 0)
                 .map(|tunnel| tunnel.name.clone())
                 .collect();
             Ok(!tunnels.is_empty() && silent.is_empty())

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -10,7 +11,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::{Kernel, parse};
+use super::{Changed, Kernel, parse};
 use crate::id::InterfaceId;
 use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
 
@@ -24,12 +25,29 @@ impl Kernel {
     /// # Errors
     /// When a dump fails.
     pub async fn view(&self) -> Result<View, Error> {
-        Ok(View {
-            links: self.links(Vec::new()).await?,
-            addresses: self.addresses().await?,
-            routes: self.routes().await?,
-            neighbours: self.neighbours().await?,
-        })
+        let mut view = View::default();
+        self.refresh(&mut view, Changed::all()).await?;
+        Ok(view)
+    }
+
+    /// Reads again what changed: a router's table may be large, and its neighbours come and go.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn refresh(&self, view: &mut View, changed: Changed) -> Result<(), Error> {
+        if changed.contains(Changed::LINKS) {
+            view.links = self.links(Vec::new()).await?;
+        }
+        if changed.contains(Changed::ADDRESSES) {
+            view.addresses = self.addresses().await?;
+        }
+        if changed.contains(Changed::ROUTES) {
+            view.routes = self.routes().await?;
+        }
+        if changed.contains(Changed::NEIGHBOURS) {
+            view.neighbours = self.neighbours().await?;
+        }
+        Ok(())
     }
 
     /// The slaves of a bond alone, in order of their index: cheap enough to ask ten times a second.
@@ -60,7 +78,7 @@ impl Kernel {
                 Message::NewRoute(route) => parse::resolved(route, to),
                 _ => None,
             })
-            .ok_or_else(|| Error::refused(action(), nix::errno::Errno::ENETUNREACH))
+            .ok_or_else(|| Error::refused(action(), Errno::ENETUNREACH))
     }
 
     /// The number of RX queues that a device was made with.
@@ -105,7 +123,8 @@ impl Kernel {
             let mut question = RuleMessage::default();
             question.header.family = family;
             let answers =
-                self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await?;
+                self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await;
+            let answers = unless_lacking(answers)?;
             rules.extend(answers.into_iter().filter_map(|m| match m {
                 Message::NewRule(rule) if rule.header.family == family => Some(rule),
                 _ => None,
@@ -160,7 +179,8 @@ impl Kernel {
             question.header.address_family = family;
             question.header.protocol = protocol.into();
             let answers =
-                self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await?;
+                self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await;
+            let answers = unless_lacking(answers)?;
             routes.extend(answers.into_iter().filter_map(|m| match m {
                 Message::NewRoute(route) if route.header.address_family == family => Some(route),
                 _ => None,
@@ -179,6 +199,14 @@ impl Kernel {
                 _ => None,
             })
             .collect())
+    }
+}
+
+/// A kernel that was built without a family, or without its rules, has none of them.
+fn unless_lacking(answers: Result<Vec<Message>, Error>) -> Result<Vec<Message>, Error> {
+    match answers {
+        Err(e) if matches!(e.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => Ok(Vec::new()),
+        other => other,
     }
 }
 
