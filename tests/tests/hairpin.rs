@@ -16,6 +16,8 @@ fn two_subnets_on_one_port() {
     carries_on_the_fast_path(false);
 }
 
+/// Tags must stand in the frames when XDP sees them: a NIC that strips them needs `rxvlan off`, and what sends
+/// into a veth `txvlan off`, as the lab's bridge has it.
 #[test]
 fn two_vlans_on_one_port() {
     if lab::kernel_has("vlan id 1").unwrap() {
