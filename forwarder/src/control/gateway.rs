@@ -3,31 +3,28 @@
 //! Every turn ends in the same order: sessions and paths are published before any message that
 //! reveals them leaves.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use forwarder_contract::{Interface, InterfaceKey, Listener};
-use ipnet::IpNet;
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
 use super::handle::Handle;
-use super::routes::{self, Merged};
-use super::snapshots::{self, PathState, World};
+use super::routes::Merged;
+use super::snapshots::{PathState, World};
 use crate::clock::{self, Boottime};
-use crate::id::{InterfaceId, PeerId, PortId, TunnelId};
+use crate::id::{InterfaceId, PeerId, TunnelId};
+use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
-use crate::kernel::{Address, PROTOCOL, Route, RouteKind, View};
 use crate::pipeline::control::Injected;
-use crate::pipeline::snapshot::{Encap, Tunnel};
+use crate::pipeline::snapshot::Tunnel;
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
-use crate::wireguard::{self, Event, Session, Transmit};
-use crate::xdp::{Program, XdpError};
+use crate::wireguard::{self, Event, Transmit};
+use crate::xdp::Program;
 
 /// DS byte of handshake messages: DSCP AF41, as the kernel marks them.
 const HANDSHAKE_TOS: u8 = 0x88;
@@ -39,8 +36,6 @@ const HANDSHAKES_PER_TURN: usize = 64;
 const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
 const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
-/// Pause after the kernel's tables could not be read or a map not be written.
-const VIEW_RETRY: Duration = Duration::from_secs(1);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -79,31 +74,31 @@ pub struct Gateway {
     pub handle: Arc<Handle>,
     /// The way to the lanes; the last lane is the slow path.
     pub publisher: Publisher,
-    paths: Vec<PathState>,
-    obstacles: Vec<Option<Obstacle>>,
-    routes: Merged,
-    healthy: Vec<bool>,
-    generation: u64,
-    stale: Stale,
-    keepalives: Vec<PeerId>,
-    neighbours_used: Boottime,
+    pub(super) paths: Vec<PathState>,
+    pub(super) obstacles: Vec<Option<Obstacle>>,
+    pub(super) routes: Merged,
+    pub(super) healthy: Vec<bool>,
+    pub(super) generation: u64,
+    pub(super) stale: Stale,
+    pub(super) keepalives: Vec<PeerId>,
+    pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
-    view_due: Boottime,
+    pub(super) view_due: Boottime,
     /// Cookies are demanded until then.
-    loaded_until: Boottime,
+    pub(super) loaded_until: Boottime,
 }
 
 /// What must be done before the turn's messages leave.
 #[derive(Debug)]
-struct Stale {
+pub(super) struct Stale {
     /// These of the kernel's tables changed.
-    view: Changed,
+    pub(super) view: Changed,
     /// The programs' maps must be written.
-    maps: bool,
+    pub(super) maps: bool,
     /// Paths must be resolved again.
-    paths: bool,
+    pub(super) paths: bool,
     /// Snapshots must be published.
-    snapshots: bool,
+    pub(super) snapshots: bool,
 }
 
 impl Gateway {
@@ -153,26 +148,6 @@ impl Gateway {
         }
     }
 
-    /// Reads the state of the bonds' slaves, which the kernel does not always announce.
-    pub async fn look_at_bonds(&mut self) {
-        let mut bonds: Vec<InterfaceId> =
-            self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
-        bonds.dedup();
-        for bond in bonds {
-            let slaves = match self.kernel.slaves(bond).await {
-                Ok(slaves) => slaves,
-                Err(error) => return tracing::warn!("{error}; the bond counts as it was"),
-            };
-            for slave in slaves {
-                let known = self.view.links.iter_mut().find(|link| link.id == slave.id);
-                if let Some(known) = known.filter(|known| **known != slave) {
-                    *known = slave;
-                    self.stale.paths = true;
-                }
-            }
-        }
-    }
-
     /// Whether the port may transmit now.
     pub fn transmits(&self, port: usize) -> bool {
         egress::usable(&self.view, &self.plan.topology.ports[port])
@@ -186,14 +161,6 @@ impl Gateway {
     /// When the next turn is due even if nothing happens.
     pub fn deadline(&self) -> Option<Boottime> {
         self.tunnels.iter().filter_map(|t| t.poll_timeout().map(|(at, _)| at)).min()
-    }
-
-    /// Reads the kernel's tables and fills the maps for the first time.
-    ///
-    /// # Errors
-    /// When the kernel refuses to be read or a map to be written.
-    pub async fn begin(&mut self) -> anyhow::Result<()> {
-        self.take_view(Changed::all()).await
     }
 
     /// One turn: read what came, act, publish, send.
@@ -269,7 +236,7 @@ impl Gateway {
         }
     }
 
-    async fn use_neighbour(&self, interface: InterfaceId, address: IpAddr) {
+    pub(super) async fn use_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         if let Err(error) = self.kernel.use_neighbour(interface, address).await {
             tracing::debug!("cannot ask for the MAC address of {address}: {error}");
         }
@@ -297,153 +264,6 @@ impl Gateway {
                 }
             }
         }
-    }
-
-    /// Takes in what changed. When that fails the last state stands: its routes fail closed.
-    async fn refresh_view(&mut self) {
-        let now = clock::boottime();
-        let changed = self.stale.view;
-        if (changed.is_empty() && !self.stale.maps) || now < self.view_due {
-            return;
-        }
-        self.stale.view = Changed::empty();
-        if let Err(error) = self.take_view(changed).await {
-            tracing::error!("{error:#}; the last state stands, trying again in {VIEW_RETRY:?}");
-            self.stale.view |= changed;
-            self.view_due = now + VIEW_RETRY;
-        }
-    }
-
-    async fn take_view(&mut self, changed: Changed) -> anyhow::Result<()> {
-        let changed = self.kernel.refresh(&mut self.view, changed).await?;
-        self.stale.paths |= !changed.is_empty();
-        self.stale.snapshots |= !changed.is_empty();
-        // Neighbours stand in no map; what else changed may.
-        self.stale.maps |= !Changed::NEIGHBOURS.contains(changed);
-        if self.stale.maps {
-            self.guard_operators_routes().await?;
-            self.plan.shared.set_own(own_addresses(&self.view));
-            self.routes = routes::merge(&self.view, &self.plan.topology, self.plan.tun);
-            self.write_maps()?;
-            self.stale.maps = false;
-        }
-        Ok(())
-    }
-
-    /// A prefix that the operator routes to the TUN gets its fail-closed route when it is first seen.
-    async fn guard_operators_routes(&mut self) -> anyhow::Result<()> {
-        let routes = &self.view.routes;
-        let theirs = routes.iter().filter(|r| r.interface == Some(self.plan.tun) && r.protocol != PROTOCOL);
-        let theirs = theirs.filter(|r| r.kind == RouteKind::Unicast && r.prefix.prefix_len() > 0);
-        let guards: Vec<Route> = theirs.map(|r| Route::unreachable(r.prefix, r.table)).collect();
-        for guard in guards.iter().filter(|guard| !routes.contains(guard)) {
-            self.kernel.add_route(guard).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells every XDP program which frames are ours now.
-    fn write_maps(&mut self) -> Result<(), XdpError> {
-        let steering = routes::steering(&self.routes.fast);
-        let listeners = self.listeners();
-        for (port, program) in (0..).map(PortId).zip(&mut self.programs) {
-            program.set_steering(&steering)?;
-            program.set_listeners(&listeners)?;
-            program.set_interfaces(&interfaces(&self.plan, &self.view, port))?;
-        }
-        Ok(())
-    }
-
-    /// Every local address with every listen port.
-    fn listeners(&self) -> Vec<Listener> {
-        let address = |ip: IpAddr| match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be());
-        let listener = |port_be| {
-            let at =
-                move |a: &Address| Listener { address: address(a.address.addr()), port_be, padding: [0; 2] };
-            self.view.addresses.iter().map(at)
-        };
-        ports.flat_map(listener).collect()
-    }
-
-    /// Looks up how each peer's messages leave.
-    async fn resolve_paths(&mut self) {
-        if !std::mem::take(&mut self.stale.paths) {
-            return;
-        }
-        for peer in self.peers() {
-            let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-            let endpoint = self.tunnels[tunnel.index()].status(peer).and_then(|s| s.endpoint);
-            let outcome = self.resolve(tunnel, endpoint).await;
-            if let Some(Obstacle::Neighbour(interface, address)) = outcome.as_ref().err() {
-                self.use_neighbour(*interface, *address).await;
-            }
-            let (encap, obstacle) = match outcome {
-                Ok(encap) => (encap, None),
-                Err(obstacle) => (None, Some(obstacle)),
-            };
-            let looped = obstacle == Some(Obstacle::Loop);
-            self.report_obstacle(peer, obstacle);
-            let path = &mut self.paths[peer.index()];
-            (path.endpoint, path.encap, path.looped) = (endpoint, encap, looped);
-        }
-        self.stale.snapshots = true;
-    }
-
-    async fn resolve(
-        &self,
-        tunnel: TunnelId,
-        endpoint: Option<std::net::SocketAddr>,
-    ) -> Result<Option<Encap>, Obstacle> {
-        let Some(remote) = endpoint else { return Ok(None) };
-        let resolved = self.kernel.resolve(remote.ip(), self.plan.fwmarks[tunnel.index()]).await;
-        let resolved = resolved.map_err(|error| Obstacle::Unroutable(error.to_string()))?;
-        let port = self.plan.tunnels[tunnel.index()].listen_port;
-        egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved)
-            .map(Some)
-    }
-
-    /// Says once what stands in a path's way, and once that it is gone.
-    fn report_obstacle(&mut self, peer: PeerId, obstacle: Option<Obstacle>) {
-        let known = &mut self.obstacles[peer.index()];
-        if *known == obstacle {
-            return;
-        }
-        let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-        let name = &self.plan.topology.tunnels[tunnel.index()].name;
-        match &obstacle {
-            // Neighbours come and go; only their lasting absence is news, and packets count it.
-            Some(Obstacle::Neighbour(..)) => {
-                tracing::debug!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref()));
-            }
-            Some(_) => tracing::warn!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref())),
-            None => tracing::info!("{name}: path is up"),
-        }
-        *known = obstacle;
-    }
-
-    /// Paths come to harm without an event, too: sessions expire.
-    fn look_at_health(&mut self) {
-        let now = clock::boottime();
-        let healthy: Vec<bool> = self.paths.iter().map(|path| path.is_healthy(now)).collect();
-        self.stale.snapshots |= healthy != self.healthy;
-        self.healthy = healthy;
-    }
-
-    /// A message sealed with a session confirms it, and the peer may answer at once: every lane had to
-    /// know the session's index before.
-    fn seal_with_new_sessions(&mut self) {
-        for path in &mut self.paths {
-            let index = |session: &Option<Arc<Session>>| session.as_ref().map(|session| session.local_index);
-            if index(&path.sealing) != index(&path.slots.current) {
-                path.sealing.clone_from(&path.slots.current);
-                self.stale.snapshots = true;
-            }
-        }
-        self.look_at_health();
     }
 
     fn publish(&mut self) {
@@ -509,7 +329,7 @@ impl Gateway {
         }
     }
 
-    fn peers(&self) -> impl Iterator<Item = PeerId> + use<> {
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + use<> {
         (0..self.plan.topology.peers.len() as u32).map(PeerId)
     }
 
@@ -522,50 +342,5 @@ impl Gateway {
 
     fn tunnel(&mut self, peer: PeerId) -> &mut wireguard::Tunnel {
         &mut self.tunnels[self.plan.topology.peers[peer.index()].tunnel.index()]
-    }
-}
-
-/// Addresses to which nothing is sent: our own, and broadcasts.
-fn own_addresses(view: &View) -> HashSet<IpAddr> {
-    let both = |a: &Address| [a.address.addr(), broadcast(a.address)];
-    view.addresses.iter().flat_map(both).collect()
-}
-
-/// The last address of an IPv4 subnet, which is its broadcast address; others have none.
-fn broadcast(subnet: IpNet) -> IpAddr {
-    if subnet.addr().is_ipv4() && subnet.prefix_len() < 31 { subnet.broadcast() } else { subnet.addr() }
-}
-
-/// The interface map of the program on `port`.
-fn interfaces(plan: &Plan, view: &View, port: PortId) -> Vec<(InterfaceKey, Interface)> {
-    let entries = plan.topology.interfaces.iter().flat_map(|interface| {
-        let keys = snapshots::frame_keys(&plan.topology, view, interface.interface);
-        let here = keys.into_iter().filter(move |key| key.port == port);
-        here.map(|key| {
-            let wire = InterfaceKey {
-                outer_vlan: key.outer_vlan,
-                inner_vlan: key.inner_vlan,
-                mac: key.mac,
-                padding: [0; 2],
-            };
-            (wire, Interface { ifindex: interface.interface.0, tunnel_mtu: u32::from(plan.topology.tun_mtu) })
-        })
-    });
-    entries.collect()
-}
-
-fn obstacle_text(view: &View, obstacle: Option<&Obstacle>) -> String {
-    let name = |id: &InterfaceId| view.link(*id).map_or_else(|| id.to_string(), |link| link.name.clone());
-    match obstacle {
-        None => "path is up".into(),
-        Some(Obstacle::Neighbour(id, address)) => format!("waiting for the MAC address of {address} on {}", name(id)),
-        Some(Obstacle::Loop) => {
-            "the endpoint's route leads into our own TUN: add a route to the endpoint by the WAN, or set FwMark".into()
-        }
-        Some(Obstacle::Elsewhere(id)) => {
-            format!("the endpoint's route leaves by {0}, which has no port here: add --iface {0}", name(id))
-        }
-        Some(Obstacle::Down(id)) => format!("every port of {} is down", name(id)),
-        Some(Obstacle::Unroutable(why)) => why.clone(),
     }
 }

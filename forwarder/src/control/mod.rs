@@ -5,6 +5,7 @@ pub mod egress;
 pub mod gateway;
 pub mod handle;
 pub mod lanes;
+mod paths;
 mod plan;
 pub mod preflight;
 pub mod report;
@@ -13,6 +14,7 @@ mod routing;
 mod serve;
 pub mod snapshots;
 mod start;
+mod world;
 
 use anyhow::Context as _;
 use nix::sys::prctl;

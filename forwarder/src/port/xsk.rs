@@ -104,6 +104,12 @@ impl XskPort {
         open().map_err(|cause| XskError { device: device.to_owned(), queue, cause })
     }
 
+    /// Lets at most `frames` frames be on their way out at once. What one socket has queued and another
+    /// overtakes must stay within the peer's replay window.
+    pub fn limit_transmit(&mut self, frames: usize) {
+        self.free.truncate(frames);
+    }
+
     /// How the socket is really bound.
     pub fn mode(&self) -> Mode {
         self.mode
