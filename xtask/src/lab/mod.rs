@@ -131,16 +131,15 @@ impl Lab {
         [&self.a, &self.b]
     }
 
-    /// Turns checksum and segmentation offload of every veth on or off. AF_XDP sees the checksums that
-    /// veth leaves unfinished, so they must be off under it; everyone else is faster with them.
+    /// Turns checksum and segmentation offload of the underlay's veths on or off. AF_XDP sees the checksums
+    /// that veth leaves unfinished, so they must be off under it; everyone else is faster with them.
     ///
     /// # Errors
     /// ethtool refuses.
     pub fn offload(&self, on: bool) -> Result<()> {
         let state = if on { "on" } else { "off" };
         for site in self.sites() {
-            site.host.run(&format!("ethtool -K eth0 tx {state} tso {state}"))?;
-            for port in site.ports(self.options) {
+            for port in site.slaves(self.options) {
                 site.gateway.run(&format!("ethtool -K {port} tx {state} tso {state}"))?;
             }
         }

@@ -1,8 +1,9 @@
 //! A site: its gateway, its LAN host, its keys and its wg-quick files.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -121,9 +122,12 @@ impl Site {
         self.gateway.ip(&format!("route add default via {router}")).map(drop)
     }
 
+    /// The LAN is as on a wire, whoever the gateway is: its frames are no larger than its MTU, their
+    /// checksums are finished, and who receives them puts them together again.
     fn lan(&self, options: Options) -> Result<()> {
         let port = if matches!(options.wire, Wire::OneArm { .. }) { "wan0" } else { "lan0" };
         for (namespace, port, host) in [(&self.gateway, port, 1), (&self.host, "eth0", 10)] {
+            namespace.run(&format!("ethtool -K {port} tx off tso off gro on"))?;
             let interface = layer3(options, namespace, port, LAN_VLAN)?;
             namespace.ip(&format!("addr add {}/24 dev {interface}", address::lan4(self.side, host)))?;
             namespace.ip(&format!("addr add {}/64 dev {interface}", address::lan6(self.side, host)))?;
@@ -136,7 +140,9 @@ impl Site {
     /// Writes one wg-quick file per slave, each with `far` as its peer and all of its LAN behind it.
     pub(super) fn write_tunnels(&self, far: &Site, options: Options) -> Result<()> {
         for index in 0..options.ports {
-            fs::write(self.tunnels.join(format!("wg{index}.conf")), self.tunnel(far, options, index)?)?;
+            let file = self.tunnels.join(format!("wg{index}.conf"));
+            fs::write(&file, self.tunnel(far, options, index)?)?;
+            fs::set_permissions(&file, Permissions::from_mode(0o600))?;
         }
         Ok(())
     }
