@@ -1,3 +1,6 @@
 //! What the tests share.
 
+pub mod datagrams;
 pub mod frames;
+pub mod lab;
+pub mod wire;
