@@ -27,7 +27,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         counters: Option<PathBuf>,
     },
-    /// Test whether `run` would work; attach nothing, change nothing
+    /// Test whether `run` would work (exit code 1: it would not); attach nothing, change nothing
     Check {
         /// What to check.
         #[command(flatten)]

@@ -20,7 +20,10 @@ fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("forwarder: {error:#}");
+            // Several mistakes are several lines.
+            for line in format!("{error:#}").lines() {
+                eprintln!("forwarder: {line}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -32,7 +35,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             log();
             control::run(&RunOptions { counters, ..options.into() })?;
         }
-        Command::Check { .. } => anyhow::bail!("not yet"),
+        Command::Check { options, json } => return check(&options.into(), json),
         Command::Down => down()?,
         Command::Genkey => print_key(&key::generate_private(&mut rand::rng()).0)?,
         Command::Genpsk => print_key(&key::generate_preshared(&mut rand::rng()))?,
@@ -42,6 +45,13 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn check(options: &RunOptions, json: bool) -> anyhow::Result<ExitCode> {
+    let findings = control::check(options)?;
+    let text = if json { serde_json::to_string(&findings)? + "\n" } else { findings.to_string() };
+    write!(std::io::stdout(), "{text}").context("cannot write the report")?;
+    Ok(if findings.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Logs go to standard error; `RUST_LOG` chooses more or less than `info`.
 fn log() {
     use tracing_subscriber::EnvFilter;
@@ -49,6 +59,9 @@ fn log() {
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
     logs.with_writer(std::io::stderr).init();
+    // libbpf's warnings are about what we try on purpose (a feature that a driver may lack).
+    let debug = |_, text: String| tracing::debug!("libbpf: {}", text.trim_end());
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, debug)));
 }
 
 fn down() -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
@@ -36,6 +37,8 @@ pub struct Subscriber {
 #[derive(Debug)]
 struct Slot {
     generation: CachePadded<AtomicU64>,
+    /// The generation that the lane took last.
+    taken: CachePadded<AtomicU64>,
     next: Mutex<Arc<Snapshot>>,
     injected: ArrayQueue<Injected>,
     counters_wanted: AtomicBool,
@@ -56,6 +59,7 @@ impl Publisher {
     pub fn subscribe(&mut self, snapshot: &Arc<Snapshot>) -> nix::Result<Subscriber> {
         let slot = Arc::new(Slot {
             generation: CachePadded::new(AtomicU64::new(snapshot.generation)),
+            taken: CachePadded::new(AtomicU64::new(snapshot.generation)),
             next: Mutex::new(Arc::clone(snapshot)),
             injected: ArrayQueue::new(MAX_INJECTED),
             counters_wanted: AtomicBool::new(false),
@@ -63,23 +67,49 @@ impl Publisher {
             wake: Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?),
         });
         self.slots.push(Arc::clone(&slot));
-        self.live.push(Arc::clone(snapshot));
+        self.keep(snapshot);
         Ok(Subscriber { slot, snapshot: Arc::clone(snapshot) })
     }
 
     /// Gives lane `lane` a new snapshot and wakes it.
     pub fn publish(&mut self, lane: usize, snapshot: Arc<Snapshot>) {
+        self.keep(&snapshot);
         let slot = &self.slots[lane];
         let generation = snapshot.generation;
-        self.live.push(Arc::clone(&snapshot));
         *slot.next.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         slot.generation.store(generation, Ordering::Release);
         slot.wake();
     }
 
+    /// Waits until every lane has taken what was published for it, but not longer than `limit`. A peer may
+    /// use an index as soon as it hears of it: by then every lane knows it.
+    pub async fn settled(&self, limit: Duration) {
+        /// As short as tokio's timers are exact.
+        const LOOK: Duration = Duration::from_millis(1);
+        for _ in 0..limit.as_millis() {
+            if self.is_settled() {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        let taken =
+            |slot: &Arc<Slot>| slot.taken.load(Ordering::Acquire) == slot.generation.load(Ordering::Acquire);
+        self.slots.iter().all(taken)
+    }
+
     /// Frees the snapshots that no lane holds any more.
     pub fn reclaim(&mut self) {
         self.live.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Once, however many lanes it goes to: what stands in `live` twice would keep itself alive.
+    fn keep(&mut self, snapshot: &Arc<Snapshot>) {
+        if !self.live.iter().any(|live| Arc::ptr_eq(live, snapshot)) {
+            self.live.push(Arc::clone(snapshot));
+        }
     }
 
     /// Hands a message to a lane for sending; `false` when its queue is full.
@@ -126,6 +156,7 @@ impl Subscriber {
         if self.slot.generation.load(Ordering::Acquire) != self.snapshot.generation {
             let next = self.slot.next.lock().unwrap_or_else(PoisonError::into_inner);
             self.snapshot = Arc::clone(&next);
+            self.slot.taken.store(self.snapshot.generation, Ordering::Release);
         }
         &self.snapshot
     }
@@ -164,5 +195,50 @@ impl Slot {
     fn wake(&self) {
         // The only error is EAGAIN at u64::MAX - 1: the lane is awake then, anyway.
         let _ = self.wake.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(20);
+
+    fn snapshot(generation: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot { generation, ..Snapshot::default() })
+    }
+
+    #[tokio::test]
+    async fn settled_when_every_lane_has_taken_its_snapshot() {
+        let mut publisher = Publisher::new();
+        let mut lanes = [0; 2].map(|_| publisher.subscribe(&snapshot(0)).unwrap());
+        publisher.settled(LIMIT).await;
+        for lane in 0..2 {
+            publisher.publish(lane, snapshot(1));
+        }
+        assert_eq!(lanes[0].current().generation, 1);
+        assert!(!publisher.is_settled());
+        // A lane that does not come is waited for, but not for ever.
+        publisher.settled(LIMIT).await;
+        assert_eq!(lanes[1].current().generation, 1);
+        assert!(publisher.is_settled());
+    }
+
+    #[test]
+    fn a_snapshot_is_freed_when_no_lane_holds_it() {
+        let mut publisher = Publisher::new();
+        let first = snapshot(0);
+        let watched = Arc::downgrade(&first);
+        let mut lanes = [0; 2].map(|_| publisher.subscribe(&first).unwrap());
+        drop(first);
+        let second = snapshot(1);
+        for (lane, subscriber) in lanes.iter_mut().enumerate() {
+            publisher.publish(lane, Arc::clone(&second));
+            publisher.reclaim();
+            assert!(watched.upgrade().is_some(), "lane {lane} still reads it");
+            subscriber.current();
+        }
+        publisher.reclaim();
+        assert!(watched.upgrade().is_none());
     }
 }

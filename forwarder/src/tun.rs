@@ -31,11 +31,16 @@ impl Tun {
     /// # Errors
     /// [`Errno::EBUSY`] when a device of that name exists, [`Errno::EINVAL`] when no device can have it.
     pub fn create(name: &str) -> Result<Self, Error> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
-        let file = file.map_err(|e| Error::io("open /dev/net/tun (`modprobe tun`)", &e))?;
-        Self::configure(file.into(), name)
-            .map_err(|errno| Error::refused(format!("create the TUN device {name}"), errno))
+        Self::configure(open()?, name).map_err(|errno| refused(name, errno))
+    }
+
+    /// Whether [`Self::create`] would find its driver and the name free. Creates nothing.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn probe(name: &str) -> Result<(), Error> {
+        open()?;
+        if nix::net::if_::if_nametoindex(name).is_ok() { Err(refused(name, Errno::EBUSY)) } else { Ok(()) }
     }
 
     /// The device's name.
@@ -70,6 +75,16 @@ impl From<Tun> for OwnedFd {
     fn from(tun: Tun) -> Self {
         tun.descriptor
     }
+}
+
+fn open() -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
+    file.map(OwnedFd::from).map_err(|e| Error::io("open /dev/net/tun (`modprobe tun`)", &e))
+}
+
+fn refused(name: &str, errno: Errno) -> Error {
+    Error::refused(format!("create the TUN device {name}"), errno)
 }
 
 mod ioctl {

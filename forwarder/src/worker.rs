@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::clock;
 use crate::pipeline::Lane;
+use crate::port::BURST;
 use crate::publish::Subscriber;
 
 /// How long a lane that just had packets rests before it looks again. A rest lets a burst gather, and
@@ -53,14 +54,11 @@ impl Worker {
     fn run(mut self) -> Lane {
         let mut idle = 0;
         while !self.stop.load(Ordering::Acquire) {
-            if self.turn() > 0 {
-                idle = 0;
-            } else {
-                idle += 1;
-            }
+            let received = self.turn();
+            idle = if received > 0 { 0 } else { idle + 1 };
             if idle > PATIENCE {
                 self.wait();
-            } else {
+            } else if received < BURST {
                 std::thread::sleep(REST);
             }
         }

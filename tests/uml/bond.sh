@@ -5,6 +5,11 @@
 #
 #   hosta 10.1.0.2 -- lan0 [ a ] bond0 198.51.100.1 == 198.51.100.2 bond0 [ b ] lan0 -- hostb 10.2.0.2
 #
+# With HAIRPIN set, end a is one-armed: its LAN is VLAN 10 of the bond, the underlay VLAN 20.
+#
+#   [ a ] bond0.20 198.51.100.1 == 198.51.100.2 bond0.20 [ b ] lan0 -- hostb 10.2.0.2
+#         bond0.10 10.1.0.1     == hosta 10.1.0.2
+#
 # Runs as root in a User-mode Linux guest: `cargo xtask test`.
 set -eu
 
@@ -15,6 +20,13 @@ PORTS_A=(5000 5001 5002)
 PORTS_B=(6000 6006 6012)
 FLOWS=30
 CONFIG=/tmp/sites
+if [ -n "${HAIRPIN:-}" ]; then
+    WAN=bond0.20 LAN_A=bond0.10 PORTS=(--iface bond0)
+    MATCH=(protocol 802.1q flower vlan_id 20 vlan_ethtype ip)
+else
+    WAN=bond0 LAN_A=lan0 PORTS=(--iface bond0 --iface lan0)
+    MATCH=(protocol ip flower)
+fi
 
 main() {
     make_sites
@@ -28,6 +40,7 @@ main() {
     check_each_tunnel_has_its_own_slave
     check_nothing_in_clear
     check_lacp "after the traffic"
+    lose_a_partner
     stop_a
     check_lacp "after the stop"
     echo "ok"
@@ -55,11 +68,13 @@ make_sites() {
     for i in 0 1 2; do
         ip link add a$i netns a type veth peer name b$i netns b
     done
-    make_site a 198.51.100.1/24 10.1.0
-    make_site b 198.51.100.2/24 10.2.0
+    make_gateway a 198.51.100.1/24
+    make_gateway b 198.51.100.2/24
+    make_lan a $LAN_A 10.1.0
+    make_lan b lan0 10.2.0
 }
 
-make_site() { # site, address of bond0, LAN prefix
+make_gateway() { # site, address on the underlay
     local site=$1 i
     ip -n $site link set lo up
     ip -n $site link add bond0 type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4
@@ -68,20 +83,37 @@ make_site() { # site, address of bond0, LAN prefix
         ip -n $site link set $site$i master bond0
     done
     ip -n $site link set bond0 up
-    ip -n $site address add "$2" dev bond0
+    [ $WAN = bond0 ] || add_vlan $site 20
+    ip -n $site address add "$2" dev $WAN
+}
 
-    ip link add lan0 netns $site type veth peer name eth0 netns host$site
-    finish_checksums host$site eth0
-    ip -n $site address add "$3.1/24" dev lan0
-    ip -n $site link set lan0 up
+add_vlan() { # site, VLAN
+    ip -n "$1" link add link bond0 name "bond0.$2" type vlan id "$2"
+    ip -n "$1" link set "bond0.$2" up
+}
+
+make_lan() { # site, its device, LAN prefix
+    local site=$1 lan=$2
+    if [ "$lan" = bond0.10 ]; then
+        # The host is on the other side of the same cables.
+        add_vlan a 10
+        add_vlan b 10
+        ip -n b link set bond0.10 netns hosta name eth0
+    else
+        ip link add "$lan" netns $site type veth peer name eth0 netns host$site
+        finish_checksums host$site eth0
+    fi
+    ip -n $site address add "$3.1/24" dev "$lan"
+    ip -n $site link set "$lan" up
     ip -n host$site address add "$3.2/24" dev eth0
     ip -n host$site link set eth0 up
     ip -n host$site route add default via "$3.1"
 }
 
-# On a veth a checksum is left to a NIC that does not exist; AF_XDP at the other end would see it undone.
+# On a veth a checksum and a VLAN tag are left to a NIC that does not exist; AF_XDP at the other end would
+# see them undone.
 finish_checksums() { # namespace, device
-    in_ns "$1" ethtool -K "$2" tx off >/dev/null
+    in_ns "$1" ethtool -K "$2" tx off txvlan off >/dev/null
 }
 
 lacp_states() {
@@ -161,7 +193,8 @@ start_a() {
         return
     fi
     echo "== forwarder at end a"
-    in_ns a "$FORWARDER" run --iface bond0 --iface lan0 --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
+    # Not by in_ns: a function in the background is a shell of its own, and $! would be that.
+    ip netns exec a "$FORWARDER" run "${PORTS[@]}" --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
     FORWARDER_PID=$!
     local deadline=$((SECONDS + 20))
     while [ $SECONDS -lt $deadline ]; do
@@ -213,7 +246,7 @@ start_counting() {
 count() { # slave, direction, number of the counter, match
     local slave=$1 direction=$2 number=$3
     shift 3
-    tc -n b filter add dev "$slave" "$direction" pref "$number" protocol ip flower "$@" action pass
+    tc -n b filter add dev "$slave" "$direction" pref "$number" "${MATCH[@]}" "$@" action pass
 }
 
 counted() { # slave, direction, number of the counter
@@ -222,11 +255,10 @@ counted() { # slave, direction, number of the counter
 
 run_flows() {
     echo "== $FLOWS UDP flows each way"
-    in_ns hostb iperf3 --server --daemon --pidfile /tmp/iperf3.pid >/dev/null
+    in_ns hostb iperf3 --server --daemon >/dev/null # ends with the guest
     sleep 0.3
     iperf hosta ""
     iperf hosta --reverse
-    kill "$(tr -d '\0' </tmp/iperf3.pid)"
 }
 
 iperf() { # namespace, option
@@ -272,12 +304,59 @@ check_nothing_in_clear() {
     echo "== nothing in clear"
 }
 
+# A port with a carrier but without a partner must get no frame; its tunnel moves, and comes back.
+lose_a_partner() {
+    [ -n "${FORWARDER_PID:-}" ] && [ -z "${HAIRPIN:-}" ] || return 0
+    echo "== port b1 leaves its bond: a1 has a carrier and no partner"
+    ip -n b link set b1 nomaster
+    ip -n b link set b1 up
+    wait_until 20 "a1 is still in the aggregate" a1_is_out
+    sleep 1
+    local before
+    before=$(arrived_on_b1)
+    expect_ping hosta 10.1.0.2 10.2.0.2
+    iperf hosta ""
+    [ "$(arrived_on_b1)" = "$before" ] || fail "a1 got frames without a partner"
+
+    echo "== port b1 joins again"
+    ip -n b link set b1 down
+    ip -n b link set b1 master bond0
+    wait_for_lacp
+    sleep 1
+    iperf hosta ""
+    [ "$(arrived_on_b1)" != "$before" ] || fail "a1 got no frame after its return"
+}
+
+a1_is_out() {
+    local state
+    state=$(in_ns a cat /sys/class/net/a1/bonding_slave/ad_actor_oper_port_state)
+    [ $((state & 0x30)) != 48 ]
+}
+
+arrived_on_b1() {
+    local i sum=0
+    for i in 1 2 3; do
+        sum=$((sum + $(counted b1 ingress $i)))
+    done
+    echo $sum
+}
+
+wait_until() { # seconds, complaint, condition
+    local deadline=$((SECONDS + $1))
+    until "$3"; do
+        [ $SECONDS -lt $deadline ] || fail "$2"
+        sleep 0.2
+    done
+}
+
 stop_a() {
     [ -n "${FORWARDER_PID:-}" ] || return 0
     kill -TERM "$FORWARDER_PID"
     wait "$FORWARDER_PID" || fail "forwarder's exit status is $?"
     ! ip -n a -details link show | grep -q 'prog/xdp' || fail "an XDP program is left behind"
     ! ip -n a link show dev forwarder0 >/dev/null 2>&1 || fail "forwarder0 is left behind"
+    [ -z "$(ip -n a route show table all proto 151)" ] || fail "routes are left behind"
+    ! grep -E ' (WARN|ERROR) ' /tmp/forwarder.log || fail "warnings"
     sed -n 's/^/   /p' /tmp/forwarder.log | tail -n 40
 }
 

@@ -46,6 +46,24 @@ pub const LAB: &[Need] = &[
     need("nftables", "nft"),
 ];
 
+/// What it takes to build the lab kernel, and what its guests run beside the lab's programs.
+pub const LAB_KERNEL: &[Need] = &[
+    need("bc", "bc"),
+    need("bison", "bison"),
+    need("busybox-static", "busybox"),
+    need("ethtool", "ethtool"),
+    need("flex", "flex"),
+    need("gcc", "gcc"),
+    need("iperf3", "iperf3"),
+    need("iproute2", "ip"),
+    need("iputils-ping", "ping"),
+    need("libelf-dev", "libelf.h"),
+    need("libssl-dev", "openssl/ssl.h"),
+    need("make", "make"),
+    need("wireguard-tools", "wg"),
+    need("xz-utils", "xz"),
+];
+
 /// Debian's own way to a rustc that builds for BPF; the version of LLVM is that rustc's.
 pub const EBPF: &[Need] =
     &[need("rustc-web", "rustc"), need("rust-web-src", "rustc"), need("llvm-22-dev", "llvm-config-22")];

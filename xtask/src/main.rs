@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use xtask::progress::Progress;
 use xtask::{build_ebpf, demo, lab_kernel, test};
 
 #[derive(Parser)]
@@ -36,7 +37,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(options) => demo::run(&options)?,
         Command::Test => return test::run(),
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
-        Command::LabKernel => println!("{}", lab_kernel::run()?.display()),
+        Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),
         Command::LabDown => demo::take_down()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use crate::lab_kernel;
-
 /// What a script in the guest may take.
 const LIMIT: Duration = Duration::from_mins(2);
 
@@ -25,22 +23,29 @@ pub struct Outcome {
 /// The bond test: `forwarder` on an 802.3ad bond, kernel WireGuard with the ECMP recipe on the other.
 ///
 /// # Errors
-/// The kernel cannot be built or the guest did not come up; a test that failed is an [`Outcome`].
-pub fn bond_test(forwarder: &Path) -> anyhow::Result<Outcome> {
-    let forwarder = fs::canonicalize(forwarder).with_context(|| format!("no {}", forwarder.display()))?;
-    bond(&[("FORWARDER", guest_path(&forwarder))])
+/// The guest did not come up; a test that failed is an [`Outcome`].
+pub fn bond_test(linux: &Path, forwarder: &Path) -> anyhow::Result<Outcome> {
+    bond(linux, &[("FORWARDER", guest_path(&fs::canonicalize(forwarder)?))])
+}
+
+/// The same with the LAN and the underlay on VLANs of one bond.
+///
+/// # Errors
+/// As for [`bond_test`].
+pub fn hairpin_test(linux: &Path, forwarder: &Path) -> anyhow::Result<Outcome> {
+    bond(linux, &[("FORWARDER", guest_path(&fs::canonicalize(forwarder)?)), ("HAIRPIN", "yes".to_owned())])
 }
 
 /// The bond test with the kernel recipe at both ends: it tests the lab itself.
 ///
 /// # Errors
 /// As for [`bond_test`].
-pub fn recipe_test() -> anyhow::Result<Outcome> {
-    bond(&[])
+pub fn recipe_test(linux: &Path) -> anyhow::Result<Outcome> {
+    bond(linux, &[])
 }
 
-fn bond(variables: &[(&str, String)]) -> anyhow::Result<Outcome> {
-    run(&lab_kernel::run()?, &repository().join("tests/uml/bond.sh"), variables, LIMIT)
+fn bond(linux: &Path, variables: &[(&str, String)]) -> anyhow::Result<Outcome> {
+    run(linux, &repository().join("tests/uml/bond.sh"), variables, LIMIT)
 }
 
 /// Boots `linux` and runs `script` in it with these environment variables.

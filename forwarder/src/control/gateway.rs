@@ -8,29 +8,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use forwarder_contract::{Interface, InterfaceKey, Listener};
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
 use super::handle::Handle;
-use super::routes;
-use super::snapshots::{self, PathState, World};
+use super::routes::Merged;
+use super::snapshots::{PathState, World};
 use crate::clock::{self, Boottime};
-use crate::id::{InterfaceId, PeerId, PortId, TunnelId};
+use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::pipeline::control::Injected;
-use crate::pipeline::snapshot::{Encap, Routes, Tunnel};
+use crate::pipeline::snapshot::Tunnel;
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
 use crate::wireguard::{self, Event, Transmit};
-use crate::xdp::{Program, XdpError};
+use crate::xdp::Program;
 
 /// DS byte of handshake messages: DSCP AF41, as the kernel marks them.
 const HANDSHAKE_TOS: u8 = 0x88;
 /// The lane that sends what the control thread injects.
 const INJECTING_LANE: usize = 0;
+/// Handshake messages that one turn takes: a flood must not hold up timers, and answers leave between turns.
+const HANDSHAKES_PER_TURN: usize = 64;
+/// How long the gateway counts as under load after its queue was long, as in the kernel.
+const LOAD_LATCH: Duration = Duration::from_secs(1);
+/// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
+const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -47,6 +52,8 @@ pub struct Plan {
     pub fwmarks: Vec<u32>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
+    /// What the tunnels share.
+    pub shared: Arc<wireguard::Shared>,
 }
 
 /// Everything that the control thread owns.
@@ -67,24 +74,31 @@ pub struct Gateway {
     pub handle: Arc<Handle>,
     /// The way to the lanes; the last lane is the slow path.
     pub publisher: Publisher,
-    paths: Vec<PathState>,
-    obstacles: Vec<Option<Obstacle>>,
-    routes: Arc<Routes>,
-    generation: u64,
-    stale: Stale,
-    keepalives: Vec<PeerId>,
-    neighbours_used: Boottime,
+    pub(super) paths: Vec<PathState>,
+    pub(super) obstacles: Vec<Option<Obstacle>>,
+    pub(super) routes: Merged,
+    pub(super) healthy: Vec<bool>,
+    pub(super) generation: u64,
+    pub(super) stale: Stale,
+    pub(super) keepalives: Vec<PeerId>,
+    pub(super) neighbours_used: Boottime,
+    /// The kernel's tables are not read again before.
+    pub(super) view_due: Boottime,
+    /// Cookies are demanded until then.
+    pub(super) loaded_until: Boottime,
 }
 
 /// What must be done before the turn's messages leave.
-#[derive(Debug, Default)]
-struct Stale {
-    /// The kernel's tables changed.
-    view: bool,
+#[derive(Debug)]
+pub(super) struct Stale {
+    /// These of the kernel's tables changed.
+    pub(super) view: Changed,
+    /// The programs' maps must be written.
+    pub(super) maps: bool,
     /// Paths must be resolved again.
-    paths: bool,
+    pub(super) paths: bool,
     /// Snapshots must be published.
-    snapshots: bool,
+    pub(super) snapshots: bool,
 }
 
 impl Gateway {
@@ -112,11 +126,14 @@ impl Gateway {
             publisher,
             paths: (0..peers).map(|_| PathState::default()).collect(),
             obstacles: vec![None; peers],
-            routes: Arc::default(),
+            routes: Merged::default(),
+            healthy: vec![false; peers],
             generation: 0,
-            stale: Stale { view: true, paths: true, snapshots: true },
+            stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
+            view_due: Boottime::default(),
+            loaded_until: Boottime::default(),
         }
     }
 
@@ -131,26 +148,6 @@ impl Gateway {
         }
     }
 
-    /// Reads the state of the bonds' slaves, which the kernel does not always announce.
-    ///
-    /// # Errors
-    /// When the kernel refuses to be read.
-    pub async fn look_at_bonds(&mut self) -> anyhow::Result<()> {
-        let mut bonds: Vec<InterfaceId> =
-            self.plan.topology.ports.iter().filter_map(|port| port.bond).collect();
-        bonds.dedup();
-        for bond in bonds {
-            for slave in self.kernel.slaves(bond).await? {
-                let known = self.view.links.iter_mut().find(|link| link.id == slave.id);
-                if let Some(known) = known.filter(|known| **known != slave) {
-                    *known = slave;
-                    self.stale.paths = true;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Whether the port may transmit now.
     pub fn transmits(&self, port: usize) -> bool {
         egress::usable(&self.view, &self.plan.topology.ports[port])
@@ -158,7 +155,7 @@ impl Gateway {
 
     /// Notes that the kernel's tables changed.
     pub fn note(&mut self, changed: Changed) {
-        self.stale.view |= !changed.is_empty();
+        self.stale.view |= changed;
     }
 
     /// When the next turn is due even if nothing happens.
@@ -167,26 +164,31 @@ impl Gateway {
     }
 
     /// One turn: read what came, act, publish, send.
-    ///
-    /// # Errors
-    /// When the kernel refuses to be read or a map to be written: the gateway cannot go on then.
-    pub async fn turn(&mut self, rng: &mut dyn CryptoRng) -> anyhow::Result<()> {
+    pub async fn turn(&mut self, rng: &mut dyn CryptoRng) {
         self.receive(rng);
         self.run_timers(rng);
         self.ask_neighbours().await;
         self.collect_events();
-        self.refresh_view().await?;
+        self.refresh_view().await;
         self.resolve_paths().await;
+        self.look_at_health();
+        self.publish();
+        self.publisher.settled(PUBLISHED_WITHIN).await;
+        self.seal_with_new_sessions();
         self.publish();
         self.send();
         self.publisher.reclaim();
-        Ok(())
     }
 
     /// Handshake messages and wanted sessions.
     fn receive(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        while let Some((handshake, loaded)) = self.handle.next_handshake() {
+        if self.handle.is_loaded() {
+            self.loaded_until = now + LOAD_LATCH;
+        }
+        let loaded = now < self.loaded_until;
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some(handshake) = self.handle.next_handshake() else { break };
             let tunnel = &mut self.tunnels[handshake.tunnel.index()];
             let outcome = tunnel.receive(now, wall, rng, handshake.source, &handshake.message, loaded);
             if let Err(refusal) = outcome {
@@ -194,9 +196,13 @@ impl Gateway {
                 tracing::debug!("{name}: refused a handshake message of {}: {refusal:?}", handshake.source);
             }
         }
+        self.handle.wake_if_any();
         // One path of a group wants a session: its siblings are to share the load, so they all do.
         let wanted: Vec<PeerId> =
             self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
+        let retried =
+            self.peers().zip(&mut self.paths).filter_map(|(peer, path)| path.retries(now).then_some(peer));
+        let wanted: Vec<_> = wanted.into_iter().chain(retried).collect();
         for peer in wanted.into_iter().flat_map(|peer| self.siblings(peer)).collect::<Vec<_>>() {
             self.tunnel(peer).want_session(peer, now, wall, rng);
         }
@@ -219,9 +225,8 @@ impl Gateway {
                 wanted.push(next_hop);
             }
         }
-        let now = clock::boottime();
-        if now.since(self.neighbours_used) >= NEIGHBOUR_INTERVAL {
-            self.neighbours_used = now;
+        if clock::boottime().since(self.neighbours_used) >= NEIGHBOUR_INTERVAL {
+            self.neighbours_used = clock::boottime();
             let ours = |id| self.plan.topology.interfaces.iter().any(|plan| plan.interface == id);
             let known = self.view.neighbours.iter().filter(|n| ours(n.interface));
             wanted.extend(known.map(|n| (n.interface, n.address)));
@@ -231,126 +236,34 @@ impl Gateway {
         }
     }
 
-    async fn use_neighbour(&self, interface: InterfaceId, address: IpAddr) {
+    pub(super) async fn use_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         if let Err(error) = self.kernel.use_neighbour(interface, address).await {
             tracing::debug!("cannot ask for the MAC address of {address}: {error}");
         }
     }
 
     fn collect_events(&mut self) {
-        for tunnel in &mut self.tunnels {
+        for (tunnel, id) in self.tunnels.iter_mut().zip(0_u16..) {
             while let Some(event) = tunnel.poll_event() {
                 match event {
                     Event::Sessions(peer) => {
-                        self.paths[peer.index()].slots = tunnel.slots(peer);
+                        let path = &mut self.paths[peer.index()];
+                        path.slots = tunnel.slots(peer);
+                        path.given_up = None;
                         self.stale.snapshots = true;
                     }
                     Event::Endpoint(_) => self.stale.paths = true,
                     Event::Keepalive(peer) => self.keepalives.push(peer),
                     Event::GaveUp(peer) => {
-                        tracing::warn!("peer {peer}: no answer to handshakes, giving up until data waits");
+                        self.paths[peer.index()].given_up = Some(clock::boottime());
+                        let name = &self.plan.topology.tunnels[usize::from(id)].name;
+                        tracing::warn!(
+                            "{name}: peer {peer} answers no handshake; its flows go by other tunnels"
+                        );
                     }
                 }
             }
         }
-    }
-
-    async fn refresh_view(&mut self) -> anyhow::Result<()> {
-        if !std::mem::take(&mut self.stale.view) {
-            return Ok(());
-        }
-        self.view = self.kernel.view().await?;
-        self.routes = Arc::new(routes::merge(&self.view, &self.plan.topology, self.plan.tun));
-        self.write_maps()?;
-        self.stale.paths = true;
-        self.stale.snapshots = true;
-        Ok(())
-    }
-
-    /// Tells every XDP program which frames are ours now.
-    fn write_maps(&mut self) -> Result<(), XdpError> {
-        let steering = routes::steering(&self.routes);
-        let listeners = self.listeners();
-        for (port, program) in (0..).map(PortId).zip(&mut self.programs) {
-            program.set_steering(&steering)?;
-            program.set_listeners(&listeners)?;
-            program.set_interfaces(&interfaces(&self.plan, &self.view, port))?;
-        }
-        Ok(())
-    }
-
-    /// Every local address with every listen port.
-    fn listeners(&self) -> Vec<Listener> {
-        let address = |ip: IpAddr| match ip {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be());
-        let listener = |port_be| {
-            let at = move |a: &crate::kernel::Address| Listener {
-                address: address(a.address.addr()),
-                port_be,
-                padding: [0; 2],
-            };
-            self.view.addresses.iter().map(at)
-        };
-        ports.flat_map(listener).collect()
-    }
-
-    /// Looks up how each peer's messages leave.
-    async fn resolve_paths(&mut self) {
-        if !std::mem::take(&mut self.stale.paths) {
-            return;
-        }
-        for peer in self.peers() {
-            let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-            let endpoint = self.tunnels[tunnel.index()].status(peer).and_then(|s| s.endpoint);
-            let outcome = self.resolve(tunnel, endpoint).await;
-            if let Some(Obstacle::Neighbour(interface, address)) = outcome.as_ref().err() {
-                self.use_neighbour(*interface, *address).await;
-            }
-            let (encap, obstacle) = match outcome {
-                Ok(encap) => (encap, None),
-                Err(obstacle) => (None, Some(obstacle)),
-            };
-            self.report_obstacle(peer, obstacle);
-            let path = &mut self.paths[peer.index()];
-            path.endpoint = endpoint;
-            path.encap = encap;
-        }
-        self.stale.snapshots = true;
-    }
-
-    async fn resolve(
-        &self,
-        tunnel: TunnelId,
-        endpoint: Option<std::net::SocketAddr>,
-    ) -> Result<Option<Encap>, Obstacle> {
-        let Some(remote) = endpoint else { return Ok(None) };
-        let resolved = self.kernel.resolve(remote.ip(), self.plan.fwmarks[tunnel.index()]).await;
-        let resolved = resolved.map_err(|error| Obstacle::Unroutable(error.to_string()))?;
-        let port = self.plan.tunnels[tunnel.index()].listen_port;
-        egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved)
-            .map(Some)
-    }
-
-    /// Says once what stands in a path's way, and once that it is gone.
-    fn report_obstacle(&mut self, peer: PeerId, obstacle: Option<Obstacle>) {
-        let known = &mut self.obstacles[peer.index()];
-        if *known == obstacle {
-            return;
-        }
-        let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-        let name = &self.plan.topology.tunnels[tunnel.index()].name;
-        match &obstacle {
-            // Neighbours come and go; only their lasting absence is news, and packets count it.
-            Some(Obstacle::Neighbour(..)) => {
-                tracing::debug!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref()));
-            }
-            Some(_) => tracing::warn!("{name}: {}", obstacle_text(&self.view, obstacle.as_ref())),
-            None => tracing::info!("{name}: path is up"),
-        }
-        *known = obstacle;
     }
 
     fn publish(&mut self) {
@@ -364,6 +277,7 @@ impl Gateway {
             routes: &self.routes,
             tunnels: &self.plan.tunnels,
             paths: &self.paths,
+            healthy: &self.healthy,
             transit: self.plan.transit,
         };
         let (fast, slow) = world.snapshots(self.generation);
@@ -387,16 +301,18 @@ impl Gateway {
         for peer in std::mem::take(&mut self.keepalives) {
             let by_port = self.paths[peer.index()].encap.is_some();
             let lane = if by_port { INJECTING_LANE } else { workers };
-            self.publisher.inject(lane, Injected::Keepalive(peer));
+            self.inject(lane, Injected::Keepalive(peer));
         }
     }
 
     fn send_handshake(&mut self, tunnel: TunnelId, transmit: &Transmit) {
         let path = transmit.peer.map(|peer| (peer, &self.paths[peer.index()]));
+        if path.is_some_and(|(_, path)| path.looped) {
+            return;
+        }
         let by_port = path.filter(|(_, path)| path.encap.is_some() && path.endpoint == Some(transmit.to));
         if let (Some((peer, _)), Ok(payload)) = (by_port, ArrayVec::try_from(&transmit.payload[..])) {
-            self.publisher.inject(INJECTING_LANE, Injected::Message { peer, payload });
-            return;
+            return self.inject(INJECTING_LANE, Injected::Message { peer, payload });
         }
         // Cookie replies carry no mark.
         let tos = if transmit.peer.is_some() { HANDSHAKE_TOS } else { 0 };
@@ -405,7 +321,15 @@ impl Gateway {
         }
     }
 
-    fn peers(&self) -> impl Iterator<Item = PeerId> + use<> {
+    fn inject(&self, lane: usize, message: Injected) {
+        if !self.publisher.inject(lane, message) {
+            tracing::warn!(
+                "a lane takes no messages: a handshake or keepalive is lost, and will be repeated"
+            );
+        }
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + use<> {
         (0..self.plan.topology.peers.len() as u32).map(PeerId)
     }
 
@@ -418,39 +342,5 @@ impl Gateway {
 
     fn tunnel(&mut self, peer: PeerId) -> &mut wireguard::Tunnel {
         &mut self.tunnels[self.plan.topology.peers[peer.index()].tunnel.index()]
-    }
-}
-
-/// The interface map of the program on `port`.
-fn interfaces(plan: &Plan, view: &View, port: PortId) -> Vec<(InterfaceKey, Interface)> {
-    let entries = plan.topology.interfaces.iter().flat_map(|interface| {
-        let keys = snapshots::frame_keys(&plan.topology, view, interface.interface);
-        let here = keys.into_iter().filter(move |key| key.port == port);
-        here.map(|key| {
-            let wire = InterfaceKey {
-                outer_vlan: key.outer_vlan,
-                inner_vlan: key.inner_vlan,
-                mac: key.mac,
-                padding: [0; 2],
-            };
-            (wire, Interface { ifindex: interface.interface.0, tunnel_mtu: u32::from(plan.topology.tun_mtu) })
-        })
-    });
-    entries.collect()
-}
-
-fn obstacle_text(view: &View, obstacle: Option<&Obstacle>) -> String {
-    let name = |id: &InterfaceId| view.link(*id).map_or_else(|| id.to_string(), |link| link.name.clone());
-    match obstacle {
-        None => "path is up".into(),
-        Some(Obstacle::Neighbour(id, address)) => format!("waiting for the MAC address of {address} on {}", name(id)),
-        Some(Obstacle::Loop) => {
-            "the endpoint's route leads into our own TUN: add a route to the endpoint by the WAN, or set FwMark".into()
-        }
-        Some(Obstacle::Elsewhere(id)) => {
-            format!("the endpoint's route leaves by {0}, which has no port here: add --iface {0}", name(id))
-        }
-        Some(Obstacle::Down(id)) => format!("every port of {} is down", name(id)),
-        Some(Obstacle::Unroutable(why)) => why.clone(),
     }
 }

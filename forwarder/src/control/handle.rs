@@ -42,10 +42,21 @@ impl Handle {
         self.wake.notified().await;
     }
 
-    /// The next handshake message, and whether so many wait that cookies are due.
-    pub fn next_handshake(&self) -> Option<(Handshake, bool)> {
-        let loaded = self.handshakes.len() >= LOADED;
-        Some((self.handshakes.pop()?, loaded))
+    /// The next handshake message.
+    pub fn next_handshake(&self) -> Option<Handshake> {
+        self.handshakes.pop()
+    }
+
+    /// Whether so many handshake messages wait that cookies are due.
+    pub fn is_loaded(&self) -> bool {
+        self.handshakes.len() >= LOADED
+    }
+
+    /// Makes [`Self::woken`] return once more if handshake messages are left for the next turn.
+    pub fn wake_if_any(&self) {
+        if !self.handshakes.is_empty() {
+            self.wake.notify_one();
+        }
     }
 
     /// The next hop whose MAC address is wanted next.

@@ -9,17 +9,20 @@ use anyhow::Context as _;
 use super::handle::Handle;
 use crate::id::PortId;
 use crate::pipeline::{Lane, LaneCounters, Ports, Snapshot};
-use crate::port::Port;
 use crate::port::queue::{self, QueueRx};
 use crate::port::tun::TunPort;
 use crate::port::udp::{UdpPort, UdpSockets};
 use crate::port::xsk::{self, XskPort};
+use crate::port::{BURST, Port};
 use crate::publish::{Publisher, Subscriber};
 use crate::topology::Topology;
 use crate::tun::Tun;
 use crate::worker::Worker;
 use crate::xdp::Program;
 
+/// Sealed messages that may be on their way out of one port, over all its workers: far less than the 1024
+/// that the smallest replay window among the peers (boringtun's) can tell apart.
+const MAX_UNSENT: usize = 512;
 /// Frames between a worker and the TUN.
 const KERNEL_QUEUE: usize = 512;
 /// Frames of the slow path's TUN and UDP ports, each way.
@@ -141,7 +144,8 @@ fn worker_ports(
         // Every queue of ours receives; the first, which has the worker's number, also transmits.
         egress.push(Some(all.len() as u16));
         for queue in (worker as u32..plan.queues).step_by(workers as usize) {
-            let port = XskPort::open(PortId(id), &plan.name, queue, plan.mode, plan.chunk, xsk::RING)?;
+            let mut port = XskPort::open(PortId(id), &plan.name, queue, plan.mode, plan.chunk, xsk::RING)?;
+            port.limit_transmit((MAX_UNSENT / workers as usize).max(BURST));
             program.set_socket(queue, std::os::fd::AsRawFd::as_raw_fd(&port.fd()))?;
             all.push(Box::new(port));
             names.push(PortName { name: plan.name.clone(), queue: Some(queue) });

@@ -1,13 +1,31 @@
 //! The control thread: configuration to topology, start, handshakes, timers, the kernel's changes, stop.
 
+mod check;
 pub mod egress;
 pub mod gateway;
 pub mod handle;
 pub mod lanes;
+mod paths;
 mod plan;
+pub mod preflight;
 pub mod report;
 pub mod routes;
+mod routing;
+mod serve;
 pub mod snapshots;
 mod start;
+mod world;
 
+use anyhow::Context as _;
+use nix::sys::prctl;
+
+pub use check::{Findings, check};
 pub use start::run;
+
+/// Runs `work` on this thread, which becomes the control thread.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    // Keys never reach a core file.
+    prctl::set_dumpable(false).context("cannot switch core dumps off")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the control thread's runtime")?.block_on(work)
+}

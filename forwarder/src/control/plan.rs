@@ -1,11 +1,13 @@
-//! What shall run: configuration, kernel state and NIC facts, and the topology computed from them.
+//! What shall run: the operator's files, the kernel's state and the NICs' facts, and the topology computed
+//! from them. Changes nothing.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 
-use crate::config::{self, RunOptions, Settings, TunnelConfig, wg_quick};
+use crate::config::{self, ConfigError, Loaded, RunOptions, Settings, Table, TunnelConfig, wg_quick};
 use crate::kernel::netlink::Kernel;
-use crate::kernel::{View, nic};
-use crate::topology::{self, Inputs, NicFacts, Topology};
+use crate::kernel::{Link, TABLE_TUNNEL, View, nic};
+use crate::port::udp::TunnelSocket;
+use crate::topology::{self, Inputs, NicFacts, Topology, TopologyError};
 use crate::xdp::query;
 
 /// The plan and what it was made from.
@@ -20,39 +22,93 @@ pub struct Planned {
     pub view: View,
 }
 
-/// Reads everything and computes the topology. Changes nothing.
+/// The operator's files.
+pub struct Files {
+    /// forwarder.toml.
+    pub settings: Settings,
+    /// The tunnels' files.
+    pub loaded: Loaded,
+}
+
+/// Reads the operator's files.
 ///
 /// # Errors
-/// Every mistake that was found, one a line.
-pub async fn plan(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<Planned> {
-    let settings = Settings::load(options.settings.as_deref())?;
-    let loaded = config::load(&options.configs, &wg_quick::resolve).map_err(|errors| lines(&errors))?;
-    let view = kernel.view().await?;
-    let ports = topology::port_devices(&options.interfaces, &view).map_err(|errors| lines(&errors))?;
-    let mut nics = Vec::<NicFacts>::new();
-    for port in ports {
-        let link = view.link(port).context("a device vanished while it was looked at")?;
-        let can = query::features(port.0)
-            .with_context(|| format!("{}: cannot ask for its XDP features", link.name))?;
-        nics.push(nic::facts(kernel, link, can.native, can.zero_copy).await?);
+/// Every mistake in them.
+pub fn files(options: &RunOptions) -> Result<Files, Vec<ConfigError>> {
+    let settings = Settings::load(options.settings.as_deref());
+    let loaded = config::load(&options.configs, &wg_quick::resolve);
+    match (settings, loaded) {
+        (Ok(settings), Ok(loaded)) => Ok(Files { settings, loaded }),
+        (settings, loaded) => {
+            Err(settings.err().into_iter().chain(loaded.err().unwrap_or_default()).collect())
+        }
     }
+}
+
+/// The devices that `--iface` makes ports.
+///
+/// # Errors
+/// What is wrong with the names.
+pub fn ports(options: &RunOptions, view: &View) -> Result<Vec<Link>, Vec<TopologyError>> {
+    let ports = topology::port_devices(&options.interfaces, view)?;
+    Ok(ports.into_iter().filter_map(|id| view.link(id)).cloned().collect())
+}
+
+/// Asks the ports' NICs for their facts.
+///
+/// # Errors
+/// A device that does not answer.
+pub async fn nics(kernel: &Kernel, ports: &[Link]) -> anyhow::Result<Vec<NicFacts>> {
+    let mut nics = Vec::new();
+    for port in ports {
+        let can = query::features(port.id.0)
+            .with_context(|| format!("{}: cannot ask for its XDP features", port.name))?;
+        nics.push(nic::facts(kernel, port, can.native, can.zero_copy).await?);
+    }
+    Ok(nics)
+}
+
+/// Computes the topology.
+///
+/// # Errors
+/// Everything that stands in its way.
+pub fn topology(
+    options: &RunOptions,
+    files: &Files,
+    view: &View,
+    nics: &[NicFacts],
+) -> Result<Topology, Vec<TopologyError>> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let cores: Vec<usize> = cores.into_iter().map(|core| core.id).collect();
     let inputs = Inputs {
         interfaces: &options.interfaces,
-        tunnels: &loaded.tunnels,
-        settings: &settings,
-        view: &view,
-        nics: &nics,
+        tunnels: &files.loaded.tunnels,
+        settings: &files.settings,
+        view,
+        nics,
         cores: &cores,
         workers: options.workers,
     };
-    let mut topology = topology::compute(&inputs).map_err(|errors| lines(&errors))?;
-    topology.remarks.extend(loaded.remarks);
-    Ok(Planned { topology, configs: loaded.tunnels, settings, view })
+    let mut topology = topology::compute(&inputs)?;
+    topology.remarks.extend_from_slice(&files.loaded.remarks);
+    Ok(topology)
 }
 
-/// All mistakes at once: an operator mends them in one go.
-fn lines(errors: &[impl std::fmt::Display]) -> anyhow::Error {
-    anyhow!(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+/// What the tunnels' UDP sockets need.
+pub fn sockets(configs: &[TunnelConfig]) -> Vec<TunnelSocket> {
+    let socket = |config: &TunnelConfig| TunnelSocket {
+        file: config.file.display().to_string(),
+        port: config.listen_port,
+        fwmark: Some(fwmark(config)).filter(|&mark| mark != 0),
+    };
+    configs.iter().map(socket).collect()
+}
+
+/// The mark of a tunnel's outer packets: its own, or wg-quick's (the table's number) when it carries a `/0`.
+pub fn fwmark(config: &TunnelConfig) -> u32 {
+    let carries_default = config.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p.prefix_len() == 0);
+    match (config.fwmark, config.table) {
+        (0, Table::Auto) if carries_default => TABLE_TUNNEL,
+        (mark, _) => mark,
+    }
 }

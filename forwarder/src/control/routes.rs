@@ -4,18 +4,36 @@
 //! for it leaves by our TUN. Then the most specific group prefix chooses the group.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use forwarder_contract::Steering;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
 
 use crate::id::{GroupId, InterfaceId};
-use crate::kernel::{Route as KernelRoute, RouteKind, View};
+use crate::kernel::{Route as KernelRoute, RouteKind, TABLE_TUNNEL, View};
 use crate::pipeline::snapshot::{Route, Routes};
 use crate::topology::Topology;
 
+/// Multicast and limited broadcast, which are the kernel's.
+const MULTICAST_V4: [Ipv4Net; 2] =
+    [Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4), Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)];
+/// The same of IPv6.
+const MULTICAST_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+
+/// The tables of the two kinds of lanes.
+#[derive(Clone, Debug, Default)]
+pub struct Merged {
+    /// The workers', and what the programs steer by.
+    pub fast: Arc<Routes>,
+    /// The slow path's. What the kernel routed into the TUN, by whatever rule, belongs to the most
+    /// specific group, even where the tables that we read do not say so.
+    pub slow: Arc<Routes>,
+}
+
 /// Merges the kernel's routes with the topology's groups. `tun` is our TUN device.
-pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Routes {
+pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Merged {
     let best = best_per_prefix(&view.routes);
     let ours = |id: InterfaceId| topology.interfaces.iter().any(|plan| plan.interface == id);
     let mut fib4 = PrefixMap::new();
@@ -27,6 +45,11 @@ pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Routes {
             IpNet::V6(prefix) => drop(fib6.insert(prefix, target)),
         }
     }
+    // No table has them, yet no route for them counts.
+    for multicast in MULTICAST_V4 {
+        fib4.insert(multicast, Target::Other(Route::Kernel));
+    }
+    fib6.insert(MULTICAST_V6, Target::Other(Route::Kernel));
     let mut groups4 = PrefixMap::new();
     let mut groups6 = PrefixMap::new();
     for (group, id) in topology.groups.iter().zip(0..) {
@@ -37,7 +60,8 @@ pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Routes {
             }
         }
     }
-    Routes { v4: overlay(&fib4, &groups4), v6: overlay(&fib6, &groups6) }
+    let routes = |slow| Routes { v4: overlay(&fib4, &groups4, slow), v6: overlay(&fib6, &groups6, slow) };
+    Merged { fast: Arc::new(routes(false)), slow: Arc::new(routes(true)) }
 }
 
 /// What the XDP program must know of `routes`: the tunnels' prefixes, and the exceptions inside them.
@@ -55,11 +79,12 @@ enum Target {
     Other(Route),
 }
 
-/// One route per prefix: local table first, then the smallest metric, as the kernel chooses.
+/// One route per prefix: local table first, then the tunnels' default route, whose rule stands before the
+/// one of `main`, then the smallest metric.
 fn best_per_prefix(routes: &[KernelRoute]) -> HashMap<IpNet, &KernelRoute> {
     const LOCAL: u32 = 255;
     const DEFAULT: u32 = 253;
-    let rank = |r: &KernelRoute| (r.table != LOCAL, r.table == DEFAULT, r.metric);
+    let rank = |r: &KernelRoute| (r.table != LOCAL, r.table != TABLE_TUNNEL, r.table == DEFAULT, r.metric);
     let mut best: HashMap<IpNet, &KernelRoute> = HashMap::new();
     for route in routes {
         let prefix = route.prefix.trunc();
@@ -85,7 +110,9 @@ fn target(route: &KernelRoute, tun: InterfaceId, ours: &dyn Fn(InterfaceId) -> b
 fn overlay<P: Prefix + Clone>(
     fib: &PrefixMap<P, Target>,
     groups: &PrefixMap<P, GroupId>,
+    slow: bool,
 ) -> PrefixMap<P, Route> {
+    let group_itself = |prefix: &P| groups.get(prefix).filter(|_| slow).map(|g| Route::Tunnel(*g));
     let resolve = |prefix: &P| match fib.get_lpm(prefix).map(|(_, t)| *t) {
         // What leads to the TUN but belongs to no peer (the TUN's own subnet) is the kernel's.
         Some(Target::Tun) => Some(groups.get_lpm(prefix).map_or(Route::Kernel, |(_, g)| Route::Tunnel(*g))),
@@ -93,7 +120,7 @@ fn overlay<P: Prefix + Clone>(
         None => None,
     };
     let prefixes = fib.keys().chain(groups.keys());
-    prefixes.filter_map(|p| resolve(&p).map(|route| (p, route))).collect()
+    prefixes.filter_map(|p| group_itself(&p).or_else(|| resolve(&p)).map(|route| (p, route))).collect()
 }
 
 fn steered<P: Prefix + Clone>(routes: &PrefixMap<P, Route>) -> impl Iterator<Item = (P, Steering)> {
@@ -134,8 +161,8 @@ mod tests {
         Topology { interfaces: vec![plan], groups: groups.iter().map(group).collect(), ..Topology::default() }
     }
 
-    fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Routes {
-        merge(&View { routes, ..View::default() }, &topology(groups), TUN)
+    fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Arc<Routes> {
+        merge(&View { routes, ..View::default() }, &topology(groups), TUN).fast
     }
 
     #[test]
@@ -187,5 +214,40 @@ mod tests {
         let routes = merged(vec![guard], &[&["10.2.0.0/16"]]);
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Unreachable));
         assert!(steering(&routes).is_empty());
+    }
+
+    /// `AllowedIPs = 0.0.0.0/0`: specific routes of `main` first, then the tunnels' default route.
+    #[test]
+    fn a_tunnels_default_route_goes_before_that_of_main() {
+        let through_tun = route("0.0.0.0/0", RouteKind::Unicast, Some(TUN), 0);
+        let routes = merged(
+            vec![
+                route("0.0.0.0/0", RouteKind::Unicast, Some(LAN), 0),
+                route("192.0.2.0/24", RouteKind::Unicast, Some(LAN), 0),
+                KernelRoute { table: TABLE_TUNNEL, ..through_tun },
+            ],
+            &[&["0.0.0.0/0"]],
+        );
+        assert_eq!(routes.lookup("198.51.100.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
+        assert!(matches!(routes.lookup("192.0.2.1".parse().unwrap()), Some(Route::Interface { .. })));
+        for kernels in ["224.0.0.5", "255.255.255.255"] {
+            assert_eq!(routes.lookup(kernels.parse().unwrap()), Some(Route::Kernel));
+        }
+        let passed = steering(&routes).iter().filter(|(_, s)| *s == Steering::Pass).count();
+        assert_eq!(passed, 3, "the LAN, multicast, broadcast");
+    }
+
+    /// `Table = 123`: the operator's own rules lead into the TUN, and no table that we read says so.
+    #[test]
+    fn what_came_out_of_the_tun_belongs_to_its_group_whatever_the_tables_say() {
+        let routes = vec![
+            route("0.0.0.0/0", RouteKind::Unicast, Some(LAN), 0),
+            route("10.2.0.1/32", RouteKind::Local, None, 0),
+        ];
+        let merged = merge(&View { routes, ..View::default() }, &topology(&[&["10.2.0.0/16"]]), TUN);
+        let there = "10.2.1.1".parse().unwrap();
+        assert!(matches!(merged.fast.lookup(there), Some(Route::Interface { .. })));
+        assert_eq!(merged.slow.lookup(there), Some(Route::Tunnel(GroupId(0))));
+        assert_eq!(merged.slow.lookup("10.2.0.1".parse().unwrap()), Some(Route::Kernel));
     }
 }

@@ -2,29 +2,56 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::egress;
+use super::routes::Merged;
+use crate::clock::Boottime;
 use crate::config::TunnelConfig;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::pipeline::flow;
-use crate::pipeline::snapshot::{
-    AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Routes, Snapshot, Tunnel,
-};
+use crate::pipeline::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Snapshot, Tunnel};
 use crate::topology::Topology;
-use crate::wireguard::Slots;
+use crate::wireguard::{Session, Slots};
+
+/// Pause of a path whose handshakes were given up.
+const RETRY: Duration = Duration::from_secs(15);
 
 /// What the control thread knows of a peer's path.
 #[derive(Debug, Default)]
 pub struct PathState {
     /// The peer's sessions.
     pub slots: Slots,
+    /// The one that lanes seal with: the current one, as soon as every lane can open with it.
+    pub sealing: Option<Arc<Session>>,
     /// Where its messages go.
     pub endpoint: Option<SocketAddr>,
     /// How they leave by a port.
     pub encap: Option<Encap>,
+    /// The endpoint's route leads into our own TUN: nothing may be sent to it.
+    pub looped: bool,
+    /// When handshakes were given up, unanswered.
+    pub given_up: Option<Boottime>,
+}
+
+impl PathState {
+    /// Whether a given-up path is to be tried again now: no flow does it that goes by other paths.
+    pub fn retries(&mut self, now: Boottime) -> bool {
+        let due = self.given_up.is_some_and(|at| now.since(at) >= RETRY);
+        if due {
+            self.given_up = Some(now);
+        }
+        due
+    }
+
+    /// Whether the path is worth a share of its group's flows.
+    pub fn is_healthy(&self, now: Boottime) -> bool {
+        let sendable = self.sealing.as_ref().is_some_and(|session| session.sendable(now));
+        sendable && self.encap.is_some() && self.given_up.is_none()
+    }
 }
 
 /// What a snapshot is made of.
@@ -34,12 +61,14 @@ pub struct World<'a> {
     pub topology: &'a Topology,
     /// The kernel's state.
     pub view: &'a View,
-    /// [`super::routes::merge`] of both.
-    pub routes: &'a Arc<Routes>,
+    /// Of both.
+    pub routes: &'a Merged,
     /// The tunnels' inbound side, which changes only with the configuration.
     pub tunnels: &'a Arc<[Tunnel]>,
     /// The paths by peer.
     pub paths: &'a [PathState],
+    /// Which of them are healthy.
+    pub healthy: &'a [bool],
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
 }
@@ -70,10 +99,10 @@ impl World<'_> {
         let sessions = Arc::new(self.paths.iter().flat_map(|p| sessions(&p.slots)).collect());
         let groups = self.groups();
         let neighbours = Arc::new(self.neighbours());
-        let snapshot = |paths: Vec<Path>, interfaces, egresses| Snapshot {
+        let snapshot = |routes, paths: Vec<Path>, interfaces, egresses| Snapshot {
             generation,
             interfaces: Arc::new(interfaces),
-            routes: Arc::clone(self.routes),
+            routes: Arc::clone(routes),
             groups: Arc::clone(&groups),
             paths: paths.into(),
             tunnels: Arc::clone(self.tunnels),
@@ -83,26 +112,27 @@ impl World<'_> {
             transit: self.transit,
         };
         let fast = self.paths(|state| state.encap.clone());
-        let slow = self.paths(|state| state.endpoint.map(|to| Encap::Datagram { to }));
+        let reachable = |state: &PathState| state.endpoint.filter(|_| !state.looped);
+        let slow = self.paths(|state| reachable(state).map(|to| Encap::Datagram { to }));
         let kernel = self.topology.interfaces.iter().map(|plan| (plan.interface, Egress::Kernel)).collect();
-        (snapshot(fast, self.interfaces(), self.egresses()), snapshot(slow, Map::default(), kernel))
+        (
+            snapshot(&self.routes.fast, fast, self.interfaces(), self.egresses()),
+            snapshot(&self.routes.slow, slow, Map::default(), kernel),
+        )
     }
 
     fn paths(&self, encap: impl Fn(&PathState) -> Option<Encap>) -> Vec<Path> {
         let tunnel_of = |peer: usize| -> TunnelId { self.topology.peers[peer].tunnel };
         let path = |(peer, state): (usize, &PathState)| Path {
             tunnel: tunnel_of(peer),
-            session: state.slots.current.clone(),
+            session: state.sealing.clone(),
             encap: encap(state),
         };
         self.paths.iter().enumerate().map(path).collect()
     }
 
     fn groups(&self) -> Arc<[Group]> {
-        let healthy = |peer: &PeerId| {
-            let state = &self.paths[peer.index()];
-            (*peer, state.slots.current.is_some() && state.encap.is_some())
-        };
+        let healthy = |peer: &PeerId| (*peer, self.healthy[peer.index()]);
         let mtu = |peer: &PeerId| self.topology.tunnels[self.topology.peers[peer.index()].tunnel.index()].mtu;
         let groups = self.topology.groups.iter().map(|plan| Group {
             buckets: flow::buckets(&plan.peers.iter().map(healthy).collect::<Vec<_>>()),
@@ -142,7 +172,7 @@ pub fn frame_keys(topology: &Topology, view: &View, interface: InterfaceId) -> V
     plan.ports.iter().map(|port| key(*port)).collect()
 }
 
-fn sessions(slots: &Slots) -> impl Iterator<Item = (u32, Arc<crate::wireguard::Session>)> {
+fn sessions(slots: &Slots) -> impl Iterator<Item = (u32, Arc<Session>)> {
     let all = [&slots.previous, &slots.current, &slots.next];
     all.into_iter().flatten().map(|s| (s.local_index, Arc::clone(s))).collect::<Vec<_>>().into_iter()
 }

@@ -3,6 +3,7 @@
 //! [`View`] is plain data: topology and snapshots are computed from it purely. [`netlink::Kernel`]
 //! reads it, tells when it changed and is the one interface through which everything is changed.
 
+pub mod capabilities;
 mod error;
 pub mod guard;
 pub mod netlink;
@@ -23,7 +24,7 @@ pub struct View {
     pub links: Vec<Link>,
     /// Addresses of the devices.
     pub addresses: Vec<Address>,
-    /// Routes of the tables `main`, `local` and `default`, both families.
+    /// Routes of the tables `main`, `local`, `default` and [`TABLE_TUNNEL`], both families.
     pub routes: Vec<Route>,
     /// Neighbours that have a MAC address.
     pub neighbours: Vec<Neighbour>,
@@ -162,6 +163,9 @@ pub const PROTOCOL: u8 = 151;
 
 /// The table `main`.
 pub const TABLE_MAIN: u32 = 254;
+
+/// The table of a `/0`, as wg-quick numbers it: [`DefaultRules`] have it looked into before `main`'s.
+pub const TABLE_TUNNEL: u32 = 51820;
 
 /// Metric of the fail-closed routes: the worst, so that any other route to the prefix wins.
 pub const GUARD_METRIC: u32 = u32::MAX;

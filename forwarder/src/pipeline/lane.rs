@@ -115,11 +115,10 @@ impl Lane {
         }
     }
 
-    /// Egresses may have changed, so every peer starts again where any packet can go.
+    /// Egresses may have changed, so every peer starts again at the first port.
     fn forget_places(&mut self, snapshot: &Snapshot) {
-        let port = self.io.ports.kernel.unwrap_or(0);
         self.expected.clear();
-        self.expected.resize(snapshot.paths.len(), Place { port, room: 0 });
+        self.expected.resize(snapshot.paths.len(), Place::default());
     }
 
     /// Each waiting packet tries once, oldest first; one that must wait on goes to the end, so the order

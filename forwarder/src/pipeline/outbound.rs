@@ -146,7 +146,9 @@ fn reserve<'s>(
     runs: &mut ArrayVec<Run<'s>, BURST>,
 ) -> Result<Option<Sealing<'s>>, Drop> {
     let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
-    let (Some(session), Some(encap)) = (&path.session, &path.encap) else {
+    // A session may outlive its use: until there is a new one, packets wait as if there were none.
+    let session = path.session.as_ref().filter(|session| session.sendable(cx.now));
+    let (Some(session), Some(encap)) = (session, &path.encap) else {
         io.wait(cx, For::Session(peer), bytes);
         io.control.want_session(peer);
         return Ok(None);

@@ -91,9 +91,13 @@ impl Waiting {
 
     fn evict(&mut self) -> Option<Drop> {
         let count = |what| self.queue.iter().filter(|w| w.what == what).count();
+        // A scan of dead addresses is a crowd, too, though each of them is another next hop.
+        let for_session = |w: &Waiter| matches!(w.what, For::Session(_));
+        let sessions = self.queue.iter().filter(|w| for_session(w)).count();
+        let crowded_kind = |w: &&Waiter| for_session(w) == (2 * sessions >= self.queue.len());
         // The one at the front is the fullest's oldest unless something else takes more than half.
-        let front = self.queue.front()?.what;
-        let back = self.queue.back()?.what;
+        let front = self.queue.iter().find(crowded_kind)?.what;
+        let back = self.queue.iter().rfind(crowded_kind)?.what;
         let crowded = if count(back) > count(front) { back } else { front };
         let oldest = self.queue.iter().position(|w| w.what == crowded)?;
         let waiter = self.queue.remove(oldest)?;
@@ -123,6 +127,18 @@ mod tests {
         assert_eq!(all[0], (B, vec![0xb]));
         assert_eq!(all[1], (A, vec![1]));
         assert_eq!(all[127], (A, vec![127]));
+    }
+
+    #[test]
+    fn a_scan_of_dead_addresses_pushes_out_no_packet_that_waits_for_a_session() {
+        let mut waiting = Waiting::new(64);
+        assert_eq!(waiting.push(A, &[0], Boottime::default()), None);
+        for host in 0..200 {
+            let next_hop = For::Neighbour(InterfaceId(1), [10, 0, 0, host].into(), TunnelId(0));
+            let dropped = waiting.push(next_hop, &[1], Boottime::default());
+            assert_eq!(dropped, (host >= 127).then_some(Drop::NoNeighbour));
+        }
+        assert_eq!(waiting.pop().map(|w| w.what), Some(A));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod uring;
 pub mod xsk;
 
 pub use frame::{Arena, Frame};
-pub use uring::UringError;
+pub use uring::{UringError, probe as probe_io_uring};
 
 /// Frames that a port receives, transmits or releases in one call, at most.
 pub const BURST: usize = 64;

@@ -116,6 +116,14 @@ pub(super) struct Uring {
 // nowhere, and the ring's memory belongs to it alone.
 unsafe impl Send for Uring {}
 
+/// Whether a port's ring could be had, by making a small one.
+///
+/// # Errors
+/// Why not.
+pub fn probe() -> Result<(), UringError> {
+    Uring::new([], 1, 4096, 1).map(drop)
+}
+
 struct Armed {
     receiver: Receiver,
     armed: bool,

@@ -28,6 +28,7 @@ use crate::topology::Mode;
 
 pub use error::{XskCause, XskError};
 use open::{Bound, Request};
+pub use open::{packet_memory, probe};
 
 /// Bytes before the data of every chunk, which the kernel keeps for the XDP program. Frames for
 /// sending start behind them, too: xsk-rs names a chunk by that address.
@@ -101,6 +102,12 @@ impl XskPort {
         let request = Request { device, queue, mode, chunk, ring };
         let open = || Self::new(port, &request, request.bind()?);
         open().map_err(|cause| XskError { device: device.to_owned(), queue, cause })
+    }
+
+    /// Lets at most `frames` frames be on their way out at once. What one socket has queued and another
+    /// overtakes must stay within the peer's replay window.
+    pub fn limit_transmit(&mut self, frames: usize) {
+        self.free.truncate(frames);
     }
 
     /// How the socket is really bound.

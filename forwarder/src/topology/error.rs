@@ -1,5 +1,7 @@
 //! What stands in the way of a plan, one line each: device, cause, fix.
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 
 /// A reason why there is no topology.
@@ -90,6 +92,23 @@ pub enum TopologyError {
         prefix: IpNet,
         /// Who carries it: `wg0/berlin, wg1/rome`.
         peers: String,
+    },
+    /// An endpoint that our own routes would lead into the TUN, or refuse.
+    #[error(
+        "{tunnel}: the endpoint {endpoint} lies inside {key} {prefix}, so the tunnel's route would catch the \
+         tunnel's own packets: {fix}"
+    )]
+    EndpointLoop {
+        /// The tunnel.
+        tunnel: String,
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// The key of the file that holds the prefix.
+        key: &'static str,
+        /// The prefix whose route leads to the TUN.
+        prefix: IpNet,
+        /// What to do.
+        fix: String,
     },
     /// A group that names a peer which does not exist.
     #[error(

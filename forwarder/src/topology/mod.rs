@@ -2,6 +2,7 @@
 //! the configuration and what the kernel and the NICs say, and printed before anything is attached.
 
 mod display;
+mod endpoints;
 mod error;
 mod groups;
 mod ports;
@@ -48,6 +49,7 @@ pub fn compute(inputs: &Inputs) -> Result<Topology, Vec<TopologyError>> {
     let groups = groups::plan(inputs, &mut remarks);
     let cores = ports::worker_cores(inputs, &ports, &mut remarks);
     errors.extend(groups.errors);
+    errors.extend(endpoints::loops(inputs.tunnels, inputs.view, &mut remarks));
     if inputs.cores.is_empty() {
         errors.push(TopologyError::NoCores);
     }

@@ -318,7 +318,7 @@ impl Peer {
     }
 
     fn roam(&mut self, cx: &mut Context<'_>, source: SocketAddr) {
-        if self.endpoint != Some(source) && may_be_endpoint(source) {
+        if self.endpoint != Some(source) && may_be_endpoint(source) && !cx.shared.is_own(source.ip()) {
             self.endpoint = Some(source);
             cx.event(Event::Endpoint(self.id));
         }

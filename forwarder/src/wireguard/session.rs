@@ -145,13 +145,18 @@ impl Session {
         self.traffic.sent.mark(now, data > 0);
     }
 
+    /// Whether the peer's messages are known to come from `remote`.
+    pub fn comes_from(&self, remote: SocketAddr) -> bool {
+        self.traffic.source.known_is(remote)
+    }
+
     /// Notes that `bytes` bytes of UDP payload of fresh, authentic messages came in, `data` of which
     /// were not empty, the latest from `endpoint`, if its outer checksums were right. Their number is
     /// counted by [`Self::commit`].
-    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: impl Into<Option<Endpoint>>) {
+    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: Option<Endpoint>) {
         self.traffic.received.count(0, bytes);
         self.traffic.received.mark(now, data > 0);
-        if let Some(endpoint) = endpoint.into() {
+        if let Some(endpoint) = endpoint {
             self.traffic.source.note(endpoint);
         }
     }

@@ -1,7 +1,8 @@
 //! What the tunnels of a process share: the session indices, and memory of the handshakes between the
 //! same two key pairs, which may serve several tunnels.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::CryptoRng;
@@ -19,9 +20,20 @@ const REMEMBERED: usize = 64;
 pub struct Shared {
     indices: Mutex<HashMap<u32, (TunnelId, PeerId)>>,
     pairs: Mutex<HashMap<(PublicKey, PublicKey), Pair>>,
+    own: Mutex<HashSet<IpAddr>>,
 }
 
 impl Shared {
+    /// Sets the addresses that no peer can have: ours, and broadcast addresses.
+    pub fn set_own(&self, addresses: HashSet<IpAddr>) {
+        *lock(&self.own) = addresses;
+    }
+
+    /// Whether no peer can have the address.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        lock(&self.own).contains(&address)
+    }
+
     /// Takes an unpredictable index that no tunnel uses; it is free again when dropped.
     pub(super) fn allocate(self: &Arc<Self>, owner: (TunnelId, PeerId), rng: &mut dyn CryptoRng) -> Index {
         let mut indices = lock(&self.indices);

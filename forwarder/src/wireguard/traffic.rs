@@ -103,7 +103,7 @@ impl Source {
         }
     }
 
-    fn known_is(&self, remote: SocketAddr) -> bool {
+    pub(super) fn known_is(&self, remote: SocketAddr) -> bool {
         self.known.iter().zip(words(remote)).all(|(cell, word)| cell.load(Relaxed) == word)
     }
 }

@@ -10,4 +10,4 @@ pub mod query;
 mod table;
 
 pub use error::XdpError;
-pub use program::Program;
+pub use program::{Program, in_the_way};

@@ -202,7 +202,7 @@ fn attach_error(link: &kernel::Link, generic: bool, error: &ProgramError) -> Xdp
 }
 
 /// The program that keeps ours off a device: on the device itself, or on its master.
-fn in_the_way(link: &kernel::Link) -> Option<XdpError> {
+pub fn in_the_way(link: &kernel::Link) -> Option<XdpError> {
     let port = link.name.clone();
     if let Ok(Some(found)) = query::attached(link.id.0) {
         return Some(XdpError::Occupied { port, found });

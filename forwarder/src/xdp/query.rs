@@ -31,8 +31,8 @@ pub enum AttachMode {
     Offloaded,
 }
 
-/// What a driver says that it can do. Kernels before 6.3 do not say; both are false then, and only an
-/// attempt to attach tells.
+/// What a driver says that it can do. Kernels before 6.3 do not say: both are true then, and the attempts
+/// to attach and to bind tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Native XDP with redirects.
@@ -63,6 +63,9 @@ pub fn attached(ifindex: u32) -> io::Result<Option<Attached>> {
 /// No such device, or the kernel did not answer.
 pub fn features(ifindex: u32) -> io::Result<Features> {
     let flags = ask(ifindex)?.feature_flags;
+    if !kernel_tells()? {
+        return Ok(Features { native: true, zero_copy: true });
+    }
     Ok(Features {
         native: flags & (BASIC | REDIRECT) == BASIC | REDIRECT,
         zero_copy: flags & XSK_ZEROCOPY != 0,
@@ -91,6 +94,18 @@ impl fmt::Display for Attached {
     }
 }
 
+/// Whether the kernel knows drivers' features (Linux 6.3).
+fn kernel_tells() -> io::Result<bool> {
+    let name = nix::sys::utsname::uname()?;
+    Ok(release(&name.release().to_string_lossy()) >= Some((6, 3)))
+}
+
+/// Major and minor number of `6.12.3-amd64`.
+fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(['.', '-']).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 fn ask(ifindex: u32) -> io::Result<libbpf_rs::libbpf_sys::bpf_xdp_query_opts> {
     // A query needs no program, but the library's type asks for a descriptor.
     let any = File::open("/dev/null")?;
@@ -101,4 +116,17 @@ fn ask(ifindex: u32) -> io::Result<libbpf_rs::libbpf_sys::bpf_xdp_query_opts> {
 fn name(id: u32) -> String {
     let program = ProgInfoIter::default().find(|program| program.id == id);
     program.map_or_else(|| "?".into(), |program| program.name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_compare_as_numbers() {
+        assert_eq!(release("6.12.3-amd64"), Some((6, 12)));
+        assert_eq!(release("6.1-rc3"), Some((6, 1)));
+        assert!(release("6.2.16") < Some((6, 3)) && release("6.12.0") >= Some((6, 3)));
+        assert_eq!(release("unknown"), None);
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -62,7 +63,8 @@ pub struct Tunnel {
 }
 
 impl Gateway {
-    /// Starts `program` at a site for all its interfaces and tunnels, on one core, with more `arguments`.
+    /// Starts `program` at a site for all its interfaces and tunnels, on one core (counted round where there
+    /// are fewer), with more `arguments`.
     ///
     /// # Errors
     /// It cannot be started.
@@ -74,6 +76,7 @@ impl Gateway {
         arguments: &[&str],
     ) -> Result<Self> {
         let counters = site.tunnels.with_extension("counters.json");
+        let core = core % thread::available_parallelism()?;
         // A gateway has as many workers as it may use cores.
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", &core.to_string()]).arg(program).arg("run");
@@ -114,7 +117,8 @@ impl Gateway {
         self.daemon.wait_for(" ready", limit)
     }
 
-    /// Waits until every tunnel has a session: until something was received by each.
+    /// Waits until every tunnel has a session: its initiator sends an empty message at once, which the
+    /// responder receives.
     ///
     /// # Errors
     /// It ended, or a tunnel is still silent after `limit`.
@@ -125,7 +129,7 @@ impl Gateway {
             let tunnels = self.counters()?.tunnels;
             silent = tunnels
                 .iter()
-                .filter(|tunnel| tunnel.rx_packets == 0)
+                .filter(|tunnel| tunnel.rx_packets + tunnel.tx_packets == 0)
                 .map(|tunnel| tunnel.name.clone())
                 .collect();
             Ok(!tunnels.is_empty() && silent.is_empty())

@@ -9,6 +9,7 @@
 //!
 //! The slaves are joined back to back, or through a "switch" namespace whose ports an observer can
 //! watch: frames that AF_XDP sends and XDP takes are seen by no packet socket at the gateways themselves.
+//! Or a gateway has only wan0, and a bridge joins it to the LAN host, too.
 //! With a bonding driver in the kernel the slaves form bond0 (802.3ad); else each has a network of its own.
 
 pub mod address;
@@ -51,6 +52,12 @@ pub enum Wire {
     Direct,
     /// Through a namespace that forwards them and sees every frame.
     Switch,
+    /// By one bridge, to which the LAN hosts are joined, too: LAN and underlay share a gateway's port, as
+    /// two subnets or, tagged, as two VLANs, for which the kernel must have the driver.
+    OneArm {
+        /// Whether they are VLANs.
+        tagged: bool,
+    },
 }
 
 /// The shape of a lab.
@@ -102,10 +109,10 @@ impl Lab {
         let b = Site::create(Side::B, &prefix, &directory.path)?;
         let switch = match options.wire {
             Wire::Direct => None,
-            Wire::Switch => Some(Netns::create(format!("{prefix}-switch"))?),
+            Wire::Switch | Wire::OneArm { .. } => Some(Netns::create(format!("{prefix}-switch"))?),
         };
         let lab = Self { a, b, switch, options, directory };
-        lab.join_slaves()?;
+        lab.join()?;
         for site in [&lab.a, &lab.b] {
             site.configure(options)?;
         }
@@ -176,24 +183,33 @@ impl Lab {
         self.directory.keep = true;
     }
 
-    fn join_slaves(&self) -> Result<()> {
+    fn join(&self) -> Result<()> {
+        let one_arm = matches!(self.options.wire, Wire::OneArm { .. });
         for index in 0..self.options.ports {
             let slave = address::slave(index);
             match &self.switch {
                 None => self.cable((&self.a.gateway, &slave), (&self.b.gateway, &slave))?,
                 Some(switch) => {
-                    let (port_a, port_b) = (switch_port(Side::A, index), switch_port(Side::B, index));
-                    self.cable((&self.a.gateway, &slave), (switch, &port_a))?;
-                    self.cable((&self.b.gateway, &slave), (switch, &port_b))?;
-                    patch(switch, &port_a, &port_b)?;
-                    patch(switch, &port_b, &port_a)?;
+                    for site in self.sites() {
+                        self.cable((&site.gateway, &slave), (switch, &switch_port(site.side, index)))?;
+                    }
                 }
             }
         }
         for site in self.sites() {
-            self.cable((&site.gateway, "lan0"), (&site.host, "eth0"))?;
+            let host = (&site.host, "eth0");
+            match &self.switch {
+                Some(switch) if one_arm => {
+                    self.cable((switch, &format!("lan-{}", site.side.letter())), host)?;
+                }
+                _ => self.cable((&site.gateway, "lan0"), host)?,
+            }
         }
-        Ok(())
+        match &self.switch {
+            None => Ok(()),
+            Some(switch) if one_arm => bridge(switch),
+            Some(switch) => patch_slaves(switch, self.options.ports),
+        }
     }
 
     fn cable(&self, (near, near_port): (&Netns, &str), (far, far_port): (&Netns, &str)) -> Result<()> {
@@ -204,13 +220,16 @@ impl Lab {
     }
 }
 
-/// Whether the kernel can make a device of this type (`bond`, `wireguard`, ...).
+/// Whether the kernel can make a device of this type (`bond`, `wireguard`, `vlan id 1`, ...).
 ///
 /// # Errors
 /// Not root.
 pub fn kernel_has(device_type: &str) -> Result<bool> {
-    let namespace = Netns::create(format!("{PREFIX}{}-probe-{device_type}", std::process::id()))?;
-    Ok(namespace.ip(&format!("link add probe type {device_type}")).is_ok())
+    let name = device_type.split(' ').next().unwrap_or_default();
+    let namespace = Netns::create(format!("{PREFIX}{}-probe-{name}", std::process::id()))?;
+    // Some types need a device to stand on; the others do not mind one.
+    namespace.ip("link add below type veth peer other")?;
+    Ok(namespace.ip(&format!("link add link below name probe type {device_type}")).is_ok())
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs before they end it.
@@ -252,6 +271,16 @@ fn switch_port(side: Side, index: u8) -> String {
     format!("{}{index}", side.letter())
 }
 
+/// Joins each slave of one gateway to its like at the other.
+fn patch_slaves(switch: &Netns, slaves: u8) -> Result<()> {
+    for index in 0..slaves {
+        let (port_a, port_b) = (switch_port(Side::A, index), switch_port(Side::B, index));
+        patch(switch, &port_a, &port_b)?;
+        patch(switch, &port_b, &port_a)?;
+    }
+    Ok(())
+}
+
 /// Sends every frame that enters `from` out of `to`.
 fn patch(switch: &Netns, from: &str, to: &str) -> Result<()> {
     switch.sysctl(&format!("net.ipv6.conf.{from}.disable_ipv6"), "1")?;
@@ -261,6 +290,18 @@ fn patch(switch: &Netns, from: &str, to: &str) -> Result<()> {
         "tc filter add dev {from} ingress protocol all u32 match u32 0 0 action mirred egress redirect dev {to}"
     );
     switch.run(&rule).map(drop)
+}
+
+/// Joins all ports of the switch. Tags pass, but not beside the frames: that is how veth hands them on
+/// (`txvlan` on), and XDP looks only into frames.
+fn bridge(switch: &Netns) -> Result<()> {
+    switch.ip("link add bridge0 type bridge")?;
+    for port in switch.ip("-br link show type veth")?.lines() {
+        let port = port.split(['@', ' ']).next().unwrap_or_default();
+        switch.run(&format!("ethtool -K {port} txvlan off"))?;
+        switch.ip(&format!("link set {port} master bridge0 up"))?;
+    }
+    switch.ip("link set bridge0 up").map(drop)
 }
 
 /// A directory that only its owner reads (it holds keys), and that goes with its value.

@@ -9,15 +9,20 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::address::{self, Family, Side};
-use super::{Netns, Options};
+use super::{Netns, Options, Wire};
 use crate::command::Run as _;
+
+/// The VLANs of a tagged one-armed gateway.
+const LAN_VLAN: u16 = 10;
+const WAN_VLAN: u16 = 20;
 
 /// One site of a lab.
 #[derive(Debug)]
 pub struct Site {
     /// Which of the two.
     pub side: Side,
-    /// The gateway's namespace: slaves `wan0`, `wan1`, ... (perhaps below `bond0`), and `lan0`.
+    /// The gateway's namespace: slaves `wan0`, `wan1`, ... (perhaps below `bond0`), and `lan0` unless the
+    /// gateway is one-armed.
     pub gateway: Netns,
     /// The LAN host's namespace: `eth0`.
     pub host: Netns,
@@ -57,10 +62,12 @@ impl Site {
         (0..options.ports).map(address::slave).collect()
     }
 
-    /// All ports of the gateway: the slaves and `lan0`.
+    /// All ports of the gateway: the slaves and, where there is one, `lan0`.
     pub fn ports(&self, options: Options) -> Vec<String> {
         let mut ports = self.slaves(options);
-        ports.push("lan0".to_owned());
+        if !matches!(options.wire, Wire::OneArm { .. }) {
+            ports.push("lan0".to_owned());
+        }
         ports
     }
 
@@ -83,11 +90,12 @@ impl Site {
             self.underlay(options, 0, "bond0")?;
         } else {
             for index in 0..options.ports {
-                self.underlay(options, index, &address::slave(index))?;
+                let slave = address::slave(index);
+                self.underlay(options, index, &layer3(options, &self.gateway, &slave, WAN_VLAN)?)?;
             }
         }
         self.default_route(options)?;
-        self.lan()
+        self.lan(options)
     }
 
     fn bond(&self, options: Options) -> Result<()> {
@@ -123,8 +131,10 @@ impl Site {
         self.gateway.ip(&format!("{family} {link_local} dev {interface}")).map(drop)
     }
 
-    fn lan(&self) -> Result<()> {
-        for (namespace, interface, host) in [(&self.gateway, "lan0", 1), (&self.host, "eth0", 10)] {
+    fn lan(&self, options: Options) -> Result<()> {
+        let port = if matches!(options.wire, Wire::OneArm { .. }) { "wan0" } else { "lan0" };
+        for (namespace, port, host) in [(&self.gateway, port, 1), (&self.host, "eth0", 10)] {
+            let interface = layer3(options, namespace, port, LAN_VLAN)?;
             namespace.ip(&format!("addr add {}/24 dev {interface}", address::lan4(self.side, host)))?;
             namespace.ip(&format!("addr add {}/64 dev {interface}", address::lan6(self.side, host)))?;
             namespace.ip(&format!("link set {interface} up"))?;
@@ -157,4 +167,15 @@ impl Site {
         writeln!(text, "PersistentKeepalive = 10")?;
         Ok(text)
     }
+}
+
+/// The interface of `port` that has the addresses: itself or, tagged, a VLAN on it.
+fn layer3(options: Options, namespace: &Netns, port: &str, vlan: u16) -> Result<String> {
+    if options.wire != (Wire::OneArm { tagged: true }) {
+        return Ok(port.to_owned());
+    }
+    let interface = format!("{port}.{vlan}");
+    namespace.ip(&format!("link set {port} up"))?;
+    namespace.ip(&format!("link add link {port} name {interface} type vlan id {vlan}"))?;
+    Ok(interface)
 }

@@ -1,6 +1,6 @@
 //! Traffic between the LAN hosts: ping and iperf3.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -66,16 +66,29 @@ pub struct TcpRun {
 /// # Errors
 /// iperf3 fails.
 pub fn tcp(from: &Site, to: &Site, flows: u32, seconds: u32, log: &Path) -> Result<TcpRun> {
-    let target = to.host_address();
-    let _server = serve(&to.host, target, log)?;
-    let before = counters::tcp(&from.host)?;
-    let mut client = from.host.command("iperf3");
-    client.args(["-J", "-c", &target.to_string(), "-P", &flows.to_string(), "-t", &seconds.to_string()]);
-    let json = client.text()?;
-    Ok(TcpRun { mbps: parse_iperf3(&json)?, tcp: counters::tcp(&from.host)?.since(before) })
+    tcp_between(&from.host, (&to.host, to.host_address().into()), flows, seconds, log)
 }
 
-fn serve(host: &Netns, address: Ipv4Addr, log: &Path) -> Result<super::Daemon> {
+/// The same from any namespace to an address of another.
+///
+/// # Errors
+/// iperf3 fails.
+pub fn tcp_between(
+    from: &Netns,
+    (to, target): (&Netns, IpAddr),
+    flows: u32,
+    seconds: u32,
+    log: &Path,
+) -> Result<TcpRun> {
+    let _server = serve(to, target, log)?;
+    let before = counters::tcp(from)?;
+    let mut client = from.command("iperf3");
+    client.args(["-J", "-c", &target.to_string(), "-P", &flows.to_string(), "-t", &seconds.to_string()]);
+    let json = client.text()?;
+    Ok(TcpRun { mbps: parse_iperf3(&json)?, tcp: counters::tcp(from)?.since(before) })
+}
+
+fn serve(host: &Netns, address: IpAddr, log: &Path) -> Result<super::Daemon> {
     let _ = std::fs::remove_file(log);
     let mut command = Command::new("iperf3");
     let mut server =

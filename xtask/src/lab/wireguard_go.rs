@@ -98,6 +98,8 @@ impl WireguardGo {
         let mut command = Command::new(program);
         // It hints, at length, that the kernel can do the same.
         command.args(["-f", &interface]).env("WG_PROCESS_FOREGROUND", "1");
+        // One that was killed leaves its socket, which would look like the new one's.
+        let _ = fs::remove_file(socket(&interface));
         let daemon = site.gateway.spawn(&mut command, &log)?;
         let mut this = Self { daemon, interface };
         this.wait_ready()?;
@@ -106,7 +108,7 @@ impl WireguardGo {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let socket = PathBuf::from(format!("/var/run/wireguard/{}.sock", self.interface));
+        let socket = socket(&self.interface);
         let ready = wait_until(Duration::from_secs(5), || {
             let ended = self.daemon.ended()?;
             ensure!(ended.is_none(), "wireguard-go has ended: {}", self.daemon.output()?.trim());
@@ -130,8 +132,14 @@ impl WireguardGo {
         site.gateway.ip(&format!("link set {dev} mtu 1420 up"))?;
         site.gateway.ip(&format!("route add {}/32 dev {dev}", address::tunnel(far, index)))?;
         for prefix in address::lan_prefixes(far) {
-            site.gateway.ip(&format!("route add {prefix} dev {dev}"))?;
+            // Behind the route of another tunnel there may already be.
+            site.gateway.ip(&format!("route append {prefix} dev {dev}"))?;
         }
         Ok(())
     }
+}
+
+/// Its control socket.
+fn socket(interface: &str) -> PathBuf {
+    PathBuf::from(format!("/var/run/wireguard/{interface}.sock"))
 }

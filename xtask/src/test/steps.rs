@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -18,6 +18,9 @@ use crate::{elevate, lab_kernel, uml, workspace};
 
 /// `build-ebpf` ends with this when no toolchain here can build for BPF.
 const NO_EBPF_TOOLCHAIN: i32 = 2;
+
+/// A test in a guest of this kernel.
+type UmlTest = fn(&Path) -> Result<uml::Outcome>;
 
 /// One line of the table.
 pub struct Step {
@@ -40,8 +43,13 @@ pub fn all(progress: Progress) -> Result<Vec<Step>> {
     for target in kernel_test_targets()? {
         steps.push(step(&format!("kernel tests: {target}"), move || kernel_tests(&target, progress)));
     }
-    steps.push(step("bond lab: the kernel recipe at both ends", || in_uml(uml::recipe_test)));
-    steps.push(step("bond: forwarder and the kernel recipe", || in_uml(bond)));
+    for (name, test) in [
+        ("bond lab: the kernel recipe at both ends", uml::recipe_test as UmlTest),
+        ("bond: forwarder and the kernel recipe", |linux| uml::bond_test(linux, &forwarder()?)),
+        ("bond: LAN and underlay on its VLANs", |linux| uml::hairpin_test(linux, &forwarder()?)),
+    ] {
+        steps.push(step(name, move || in_uml(test, progress)));
+    }
     Ok(steps)
 }
 
@@ -155,17 +163,18 @@ fn build_test(target: &str) -> Result<PathBuf> {
     program.with_context(|| format!("the tests in {target} do not compile"))
 }
 
-fn bond() -> Result<uml::Outcome> {
+fn forwarder() -> Result<PathBuf> {
     workspace::cargo().args(["build", "--locked", "-p", "forwarder"]).visibly()?;
-    uml::bond_test(&workspace::program("debug", "forwarder")?)
+    workspace::program("debug", "forwarder")
 }
 
 /// A test under User-mode Linux, whose kernel has what this machine's may lack.
-fn in_uml(test: impl FnOnce() -> Result<uml::Outcome>) -> Result<Outcome> {
-    if let Err(error) = lab_kernel::run() {
-        return Ok(Outcome::NotRun(format!("no User-mode Linux kernel: {error:#}")));
-    }
-    let uml::Outcome { status, output } = test()?;
+fn in_uml(test: UmlTest, progress: Progress) -> Result<Outcome> {
+    let linux = match lab_kernel::run(progress) {
+        Ok(linux) => linux,
+        Err(error) => return Ok(Outcome::NotRun(format!("no User-mode Linux kernel: {error:#}"))),
+    };
+    let uml::Outcome { status, output } = test(&linux)?;
     println!("{output}");
     Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
 }

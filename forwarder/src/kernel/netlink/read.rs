@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -10,9 +11,9 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::{Kernel, parse};
+use super::{Changed, Kernel, parse};
 use crate::id::InterfaceId;
-use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, View};
+use crate::kernel::{Error, Link, PROTOCOL, Resolved, Route, TABLE_TUNNEL, View};
 
 /// Asked for one by one. A kernel without IPv6 answers with IPv4 instead, so answers are checked.
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
@@ -24,12 +25,35 @@ impl Kernel {
     /// # Errors
     /// When a dump fails.
     pub async fn view(&self) -> Result<View, Error> {
-        Ok(View {
-            links: self.links(Vec::new()).await?,
-            addresses: self.addresses().await?,
-            routes: self.routes().await?,
-            neighbours: self.neighbours().await?,
-        })
+        let mut view = View::default();
+        self.refresh(&mut view, Changed::all()).await?;
+        Ok(view)
+    }
+
+    /// Reads again what may have changed, and tells what has: a router's table may be large, and
+    /// neighbours are announced more often than they change.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn refresh(&self, view: &mut View, mut changed: Changed) -> Result<Changed, Error> {
+        // IPv4 announces no route that went with its device or with its source address.
+        if changed.intersects(Changed::LINKS | Changed::ADDRESSES) {
+            changed |= Changed::ROUTES;
+        }
+        let mut news = Changed::empty();
+        if changed.contains(Changed::LINKS) {
+            news.set(Changed::LINKS, replace(&mut view.links, self.links(Vec::new()).await?));
+        }
+        if changed.contains(Changed::ADDRESSES) {
+            news.set(Changed::ADDRESSES, replace(&mut view.addresses, self.addresses().await?));
+        }
+        if changed.contains(Changed::ROUTES) {
+            news.set(Changed::ROUTES, replace(&mut view.routes, self.routes().await?));
+        }
+        if changed.contains(Changed::NEIGHBOURS) {
+            news.set(Changed::NEIGHBOURS, replace(&mut view.neighbours, self.neighbours().await?));
+        }
+        Ok(news)
     }
 
     /// The slaves of a bond alone, in order of their index: cheap enough to ask ten times a second.
@@ -60,7 +84,7 @@ impl Kernel {
                 Message::NewRoute(route) => parse::resolved(route, to),
                 _ => None,
             })
-            .ok_or_else(|| Error::refused(action(), nix::errno::Errno::ENETUNREACH))
+            .ok_or_else(|| Error::refused(action(), Errno::ENETUNREACH))
     }
 
     /// The number of RX queues that a device was made with.
@@ -105,7 +129,8 @@ impl Kernel {
             let mut question = RuleMessage::default();
             question.header.family = family;
             let answers =
-                self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await?;
+                self.request(Message::GetRule(question), NLM_F_DUMP, || "list the rules".into()).await;
+            let answers = unless_lacking(answers)?;
             rules.extend(answers.into_iter().filter_map(|m| match m {
                 Message::NewRule(rule) if rule.header.family == family => Some(rule),
                 _ => None,
@@ -146,9 +171,9 @@ impl Kernel {
     }
 
     async fn routes(&self) -> Result<Vec<Route>, Error> {
-        const TABLES: std::ops::RangeInclusive<u32> = 253..=255;
+        let consulted = |route: &Route| matches!(route.table, 253..=255 | TABLE_TUNNEL);
         let messages = self.route_messages(0).await?;
-        Ok(messages.iter().filter_map(parse::route).filter(|r| TABLES.contains(&r.table)).collect())
+        Ok(messages.iter().filter_map(parse::route).filter(consulted).collect())
     }
 
     /// Routes of a protocol number; 0 = all. The kernel filters, which matters to a router with a full
@@ -160,7 +185,8 @@ impl Kernel {
             question.header.address_family = family;
             question.header.protocol = protocol.into();
             let answers =
-                self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await?;
+                self.request(Message::GetRoute(question), NLM_F_DUMP, || "list the routes".into()).await;
+            let answers = unless_lacking(answers)?;
             routes.extend(answers.into_iter().filter_map(|m| match m {
                 Message::NewRoute(route) if route.header.address_family == family => Some(route),
                 _ => None,
@@ -179,6 +205,21 @@ impl Kernel {
                 _ => None,
             })
             .collect())
+    }
+}
+
+/// Whether the new value differs.
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let differs = *old != new;
+    *old = new;
+    differs
+}
+
+/// A kernel that was built without a family, or without its rules, has none of them.
+fn unless_lacking(answers: Result<Vec<Message>, Error>) -> Result<Vec<Message>, Error> {
+    match answers {
+        Err(e) if matches!(e.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => Ok(Vec::new()),
+        other => other,
     }
 }
 

@@ -42,13 +42,15 @@ struct Plan {
     wire_vlans: &'static [u16],
     /// Transmit frames per port.
     tx: usize,
+    /// Transmit frames of the TUN.
+    tun_tx: usize,
     /// Sealed messages leave by UDP sockets.
     datagrams: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { ipv6: false, lan_vlans: &[], wire_vlans: &[], tx: 512, datagrams: false }
+        Self { ipv6: false, lan_vlans: &[], wire_vlans: &[], tx: 512, tun_tx: 512, datagrams: false }
     }
 }
 
@@ -212,7 +214,8 @@ impl Gateway {
     fn new(number: u8, plan: Plan, now: Boottime) -> Self {
         let site = Site { number, plan };
         let cancelled = Cancelled::default();
-        let (ports, wires): (Vec<_>, Vec<_>) = (0..6).map(|_| MemoryPort::new(512, plan.tx, ROOM)).unzip();
+        let tx = |position| if position == TUN { plan.tun_tx } else { plan.tx };
+        let (ports, wires): (Vec<_>, Vec<_>) = (0..6).map(|i| MemoryPort::new(512, tx(i), ROOM)).unzip();
         let watched = |port| Box::new(Watched { port, cancelled: cancelled.clone() }) as _;
         let ports = Ports {
             all: ports.into_iter().map(watched).collect(),

@@ -236,8 +236,9 @@ fn expired_sessions_neither_send_nor_receive() {
     let mut world = World::new(Plan::default());
     world.now = world.now + REJECT_AFTER_TIME;
     world.a.lan_sends(&Inner::between(world.a.site, false).packet());
-    expect(&mut world, false, Drop::SessionExpired);
-    assert_eq!(world.a.control.sessions.lock().unwrap().len(), 1);
+    assert_eq!(world.settle(), 0);
+    // It waits for the session that it asked for.
+    assert_eq!((world.a.all_drops(), world.a.control.sessions.lock().unwrap().len()), (vec![], 1));
     let mut world = World::new(Plan::default());
     world.b.wire_brings(0, &world.a.seal(0, REJECT_AFTER_MESSAGES, &[], 0));
     expect(&mut world, true, Drop::SessionExpired);
@@ -256,7 +257,7 @@ fn ports_without_room() {
     assert_eq!(world.a.all_drops(), [("tx_full", 300 - crossed)]);
     assert!(crossed >= 12);
 
-    let mut world = World::new(Plan { tx: 4, ..Plan::default() });
+    let mut world = World::new(Plan { tun_tx: 4, ..Plan::default() });
     let mut inner = Inner::between(world.a.site, false);
     inner.to = world.b.site.address(false, 1);
     (0..10).for_each(|counter| world.b.wire_brings(0, &world.a.seal(0, counter, &inner.packet(), 0)));

@@ -2,8 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::num::NonZeroU32;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::libc;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -13,6 +16,28 @@ use crate::topology::Mode;
 /// A queue is free again only some 30 ms after its last socket was closed.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Bytes of packet memory of a socket with chunks of `chunk` bytes and rings of `ring` slots.
+pub fn packet_memory(chunk: u32, ring: u32) -> u64 {
+    2 * u64::from(ring) * u64::from(chunk)
+}
+
+/// Whether the kernel has AF_XDP sockets and gives us one.
+///
+/// # Errors
+/// Why not.
+pub fn probe() -> Result<(), XskCause> {
+    // SAFETY: no memory is involved.
+    let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let socket = Errno::result(socket).map_err(|errno| match errno {
+        Errno::EAFNOSUPPORT => XskCause::NoAfXdp,
+        Errno::EPERM | Errno::EACCES => XskCause::NotPermitted,
+        other => XskCause::Io(other.into()),
+    })?;
+    // SAFETY: the descriptor is new, and nobody else has it.
+    drop(unsafe { OwnedFd::from_raw_fd(socket) });
+    Ok(())
+}
 
 /// What is asked for.
 #[derive(Clone, Copy)]
@@ -39,7 +64,7 @@ pub(super) struct Bound {
 impl Request<'_> {
     /// Bytes of packet memory.
     pub(super) fn bytes(&self) -> u64 {
-        2 * u64::from(self.ring) * u64::from(self.chunk)
+        packet_memory(self.chunk, self.ring)
     }
 
     /// Binds, in copy mode when zero-copy is refused, waiting a little for a queue that was just closed.

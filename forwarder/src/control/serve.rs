@@ -1,0 +1,223 @@
+//! A running gateway: turns until a signal, then the start in reverse.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rand::rngs::ThreadRng;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::gateway::Gateway;
+use super::lanes::Lanes;
+use super::report::Report;
+use crate::clock;
+use crate::kernel::netlink::{Changed, Watch};
+use crate::topology::Mode;
+use crate::xdp::XdpError;
+
+/// Longest sleep between turns: snapshots are freed and threads looked after at least so often.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+/// How often a bond's slaves are looked at: LACP changes are not always announced.
+const BOND_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a bond may take to come back after a program was attached to one of its slaves.
+const BOND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The gateway, its lanes, and what wakes the control thread.
+pub struct Running {
+    gateway: Gateway,
+    lanes: Lanes,
+    watch: Watch,
+    signals: Signals,
+    bonds: Interval,
+    /// Where the counters are written as JSON.
+    counters: Option<PathBuf>,
+    rng: ThreadRng,
+}
+
+impl Running {
+    /// A gateway that has not taken a turn yet.
+    pub fn new(
+        gateway: Gateway,
+        lanes: Lanes,
+        watch: Watch,
+        signals: Signals,
+        counters: Option<PathBuf>,
+    ) -> Self {
+        let mut bonds = tokio::time::interval(BOND_INTERVAL);
+        bonds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { gateway, lanes, watch, signals, bonds, counters, rng: rand::rng() }
+    }
+
+    /// Fills the maps, attaches the programs and takes turns, until a signal asks for the end.
+    ///
+    /// # Errors
+    /// A program that cannot be attached, or what the gateway cannot go on without.
+    pub async fn serve(&mut self) -> anyhow::Result<()> {
+        self.gateway.begin().await?;
+        // What the peers have sent meanwhile is answered before we ask.
+        self.gateway.turn(&mut self.rng).await;
+        self.gateway.greet(&mut self.rng);
+        if self.attach().await?.is_break() {
+            return Ok(());
+        }
+        tracing::info!("ready");
+        while self.step().await?.is_continue() {}
+        Ok(())
+    }
+
+    /// The start in reverse: programs, lanes and their sockets, routes; the TUN goes with its lane.
+    pub async fn end(mut self, keep_guard: bool) {
+        self.report().await;
+        self.gateway.programs.clear();
+        self.lanes.stop(&self.gateway.publisher);
+        if !keep_guard && let Err(error) = self.gateway.kernel.remove_ours().await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Attaches the programs, one port at a time: native drivers may reset the port, and a bond must never
+    /// lose more than one slave at once.
+    async fn attach(&mut self) -> anyhow::Result<ControlFlow<()>> {
+        for port in 0..self.gateway.programs.len() {
+            let was_up = self.gateway.transmits(port);
+            self.attach_one(port)?;
+            if was_up && self.gateway.plan.topology.ports[port].bond.is_some() {
+                let flow = self.wait_for_bond(port).await?;
+                if flow.is_break() {
+                    return Ok(flow);
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn attach_one(&mut self, port: usize) -> anyhow::Result<()> {
+        let plan = &self.gateway.plan.topology.ports[port];
+        let link = self.gateway.view.link(plan.interface);
+        let link = link.with_context(|| format!("{}: the device is gone", plan.name))?;
+        let program = &mut self.gateway.programs[port];
+        match program.attach(link, plan.mode == Mode::Generic) {
+            Err(XdpError::NativeUnsupported { .. }) if plan.mode != Mode::Generic => {
+                let name = &plan.name;
+                tracing::warn!("{name}: the driver has no native XDP, attaching in generic mode (slower)");
+                program.attach(link, true)?;
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// Goes on with its turns until the port is back in its bond: handshakes and signals do not wait.
+    async fn wait_for_bond(&mut self, port: usize) -> anyhow::Result<ControlFlow<()>> {
+        let deadline = clock::boottime() + BOND_PATIENCE;
+        self.gateway.look_at_bonds().await;
+        while !self.gateway.transmits(port) {
+            if clock::boottime() > deadline {
+                let name = &self.gateway.plan.topology.ports[port].name;
+                tracing::warn!(
+                    "{name}: not back in the bond {BOND_PATIENCE:?} after attaching, going on without it"
+                );
+                break;
+            }
+            let flow = self.step().await?;
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Waits for something to do, and does it; breaks when a signal asks for the end.
+    async fn step(&mut self) -> anyhow::Result<ControlFlow<()>> {
+        let now = clock::boottime();
+        let rest = self.gateway.deadline().map_or(MAX_SLEEP, |at| at.since(now).min(MAX_SLEEP));
+        let handle = Arc::clone(&self.gateway.handle);
+        tokio::select! {
+            () = handle.woken() => {}
+            changed = self.watch.changed() => {
+                if changed.contains(Changed::CLOSED) {
+                    bail!("the kernel closed the netlink socket: restart forwarder");
+                }
+                self.gateway.note(changed);
+            }
+            _ = self.bonds.tick() => self.gateway.look_at_bonds().await,
+            signal = self.signals.next() => match signal {
+                Asked::Stop => return Ok(ControlFlow::Break(())),
+                Asked::Report => self.report().await,
+            },
+            () = tokio::time::sleep(rest) => {}
+        }
+        self.gateway.turn(&mut self.rng).await;
+        if self.lanes.any_dead() {
+            bail!("a worker thread ended by itself: this is a bug, its message stands above");
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Prints the counters, and writes them as JSON where `--counters` says.
+    async fn report(&mut self) {
+        self.gateway.publisher.request_counters();
+        for _ in 0..20 {
+            if !self.gateway.publisher.counters_pending() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let report = Report::collect(&self.gateway, &self.lanes);
+        print!("{report}");
+        if let Some(file) = &self.counters
+            && let Err(error) = write(file, &report)
+        {
+            tracing::warn!("{}: cannot write the counters: {error}", file.display());
+        }
+    }
+}
+
+/// Writes the file whole or not at all: readers never see half of it.
+fn write(file: &Path, report: &Report) -> std::io::Result<()> {
+    let mut next = PathBuf::from(file);
+    next.as_mut_os_string().push(".new");
+    std::fs::write(&next, serde_json::to_vec(report)?)?;
+    std::fs::rename(next, file)
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Report,
+}
+
+/// The signals that we catch.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    report: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            report: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Stop,
+            _ = self.report.recv() => Asked::Report,
+        }
+    }
+}
