@@ -41,6 +41,15 @@ pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8
     packet
 }
 
+/// An IPv4 packet with its header's checksum made right again after a change.
+pub fn rechecked(mut packet: Vec<u8>) -> Vec<u8> {
+    let header = usize::from(packet[0] & 0x0f) * 4;
+    packet[10..12].fill(0);
+    let checksum = checksum(&packet[..header]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
 /// An IPv6 packet without extension headers, hop limit 64.
 pub fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];

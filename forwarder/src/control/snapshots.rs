@@ -87,7 +87,8 @@ pub fn tunnels(topology: &Topology, configs: &[TunnelConfig], listen_ports: &[u1
                     }
                 }
             }
-            Tunnel { listen_port: *listen_port, allowed_ips, mtu: plan.mtu }
+            let addresses = config.addresses.iter().map(IpNet::addr).collect();
+            Tunnel { addresses, listen_port: *listen_port, allowed_ips, mtu: plan.mtu }
         })
         .collect()
 }

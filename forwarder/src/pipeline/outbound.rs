@@ -14,7 +14,7 @@ use arrayvec::ArrayVec;
 
 use super::demux::Packet;
 use super::lane::{Context, Io};
-use super::snapshot::{Encap, Group, Path, Route, Snapshot};
+use super::snapshot::{Encap, Group, Path, Route, Snapshot, Tunnel};
 use super::waiting::For;
 use super::{ecn, flow, martian, rewrite};
 use crate::aead::{self, Seal, TAG_LEN};
@@ -113,9 +113,23 @@ fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&
         _ => return Err(Drop::Unroutable),
     };
     let buckets = group.buckets.len().max(1) as u32;
-    let bucket = flow::hash(&packet.ip, bytes) % buckets;
-    let peer = group.buckets.get(bucket as usize).ok_or(Drop::Unroutable)?;
-    Ok((group, *peer))
+    let bucket = (flow::hash(&packet.ip, bytes) % buckets) as usize;
+    let peer = *group.buckets.get(bucket).ok_or(Drop::Unroutable)?;
+    let own = if packet.interface.is_none() { own_path(snapshot, group, bucket, packet) } else { None };
+    Ok((group, own.unwrap_or(peer)))
+}
+
+/// The path for a packet of the gateway's own (an ICMP error, say), which has the address of a tunnel: the
+/// far side may take that address from this tunnel only.
+fn own_path(snapshot: &Snapshot, group: &Group, bucket: usize, packet: &Packet) -> Option<PeerId> {
+    let owns = |tunnel: &Tunnel| tunnel.addresses.contains(&packet.ip.source);
+    if !snapshot.tunnels.iter().any(owns) {
+        return None;
+    }
+    let tunnel = |peer: &PeerId| snapshot.tunnels.get(snapshot.paths.get(peer.index())?.tunnel.index());
+    // Tunnels that share an address share its flows.
+    let mut buckets = group.buckets.iter().cycle().skip(bucket).take(group.buckets.len());
+    buckets.find(|peer| tunnel(peer).is_some_and(owns)).copied()
 }
 
 /// 3. Whether the tunnel can carry the packet; takes one off its TTL when it comes from the LAN (the

@@ -135,9 +135,11 @@ pub enum Encap {
     },
 }
 
-/// A tunnel's inbound side.
+/// What a tunnel's file says of packets.
 #[derive(Debug)]
 pub struct Tunnel {
+    /// The gateway's own addresses in the tunnel. Peers may take them from this tunnel only.
+    pub addresses: Box<[IpAddr]>,
     /// UDP port that its messages must have come to.
     pub listen_port: u16,
     /// Inner source -> the peer that may send it.

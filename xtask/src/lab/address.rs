@@ -56,6 +56,11 @@ pub fn underlay(family: Family, side: Side, index: u8) -> IpAddr {
     }
 }
 
+/// A gateway's link-local address on the first underlay network, besides the one that the kernel gives it.
+pub fn link_local(side: Side) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, side.number().into())
+}
+
 /// A gateway's own address inside the i-th tunnel.
 pub fn tunnel(side: Side, index: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, index, side.number())

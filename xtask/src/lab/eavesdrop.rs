@@ -16,8 +16,10 @@ use crate::progress::wait_until;
 const LINK_V4: &str = "arp";
 const WIREGUARD_V4: &str = "udp[8] >= 1 and udp[8] <= 4 and udp[9] = 0 and udp[10:2] = 0";
 const OTHER_V4: &str = "(ip proto 17 and ip[6:2] & 0x1fff != 0) or (icmp and (icmp[0] = 3 or icmp[0] = 11))";
-/// Neighbour and router discovery, and multicast listener reports (behind a hop-by-hop header).
-const LINK_V6: &str = "(ip6[6] = 58 and ip6[40] >= 133 and ip6[40] <= 137) or ip6 dst host ff02::16";
+/// Neighbour and router discovery, whose hop limit says that no router has forwarded it, and multicast
+/// listener reports (behind a hop-by-hop header).
+const LINK_V6: &str =
+    "(ip6[6] = 58 and ip6[7] = 255 and ip6[40] >= 133 and ip6[40] <= 137) or ip6 dst host ff02::16";
 /// pcap cannot look into UDP over IPv6 by name: the payload begins 48 bytes after the IPv6 header does.
 const WIREGUARD_V6: &str = "ip6[48] >= 1 and ip6[48] <= 4 and ip6[49] = 0 and ip6[50:2] = 0";
 const OTHER_V6: &str = "ip6[6] = 44 or (ip6[6] = 58 and ip6[40] <= 4)";

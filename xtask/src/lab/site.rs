@@ -115,11 +115,21 @@ impl Site {
         self.gateway.ip(&format!("link set {interface} up")).map(drop)
     }
 
-    /// As on a real gateway, what no tunnel takes would leave by the underlay, in clear.
+    /// As on a real gateway, what no tunnel takes would leave by the underlay, in clear: IPv4 and IPv6. The
+    /// family that the underlay has no addresses of goes by way of link-local ones.
     fn default_route(&self, options: Options) -> Result<()> {
         let other = if self.side == Side::A { Side::B } else { Side::A };
+        let interface = if options.bond { "bond0".to_owned() } else { address::slave(0) };
+        self.gateway.ip(&format!("addr add {}/64 dev {interface}", address::link_local(self.side)))?;
         let router = address::underlay(options.underlay, other, 0);
-        self.gateway.ip(&format!("route add default via {router}")).map(drop)
+        self.gateway.ip(&format!("route add default via {router}"))?;
+        let link_local = address::link_local(other);
+        let family = if options.underlay == Family::V4 {
+            "-6 route add default via"
+        } else {
+            "-4 route add default via inet6"
+        };
+        self.gateway.ip(&format!("{family} {link_local} dev {interface}")).map(drop)
     }
 
     /// The LAN is as on a wire, whoever the gateway is: its frames are no larger than its MTU, their

@@ -137,6 +137,24 @@ fn the_kernel_sends_and_receives() {
     assert!(world.b.lan.take().is_empty());
 }
 
+/// The gateway's own packets, ICMP errors among them, have the address of one tunnel, and the far side may
+/// take it from that tunnel only.
+#[test]
+fn own_packets_go_by_the_tunnel_of_their_address() {
+    let mut world = World::new(Plan::default());
+    for tunnel in 0..PATHS {
+        for port in 0..32 {
+            let mut inner = Inner::between(world.a.site, false);
+            inner.from = world.a.site.address(false, 100 + tunnel as u8);
+            inner.ports.0 = port;
+            world.a.tun.push(Layer::Ip, inner.packet());
+        }
+        world.a.turn(world.now);
+        let wires: Vec<_> = world.a.take_sealed().into_iter().map(|(wire, _)| wire).collect();
+        assert_eq!(wires, [tunnel; 32]);
+    }
+}
+
 /// What the kernel must answer or do goes to it, unchanged: TTL 1, options, an egress without port.
 #[test]
 fn what_only_the_kernel_can_do_goes_to_it() {

@@ -1,0 +1,126 @@
+//! Labs as the tests want them: two sites, forwarder's debug build, and threads in a lab's namespaces.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, setns};
+use xtask::command::exists;
+use xtask::lab::gateway::Gateway;
+use xtask::lab::{Lab, Netns, Options, Side, Site};
+use xtask::{elevate, test, workspace};
+
+use crate::packet_socket::{EXPERIMENTAL, PacketSocket};
+
+/// Bound against hanging: a start, a handshake or an end takes far less.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two sites, and nothing running. `None` when this machine cannot have them: `test` has said so, then.
+///
+/// # Errors
+/// The lab cannot be built.
+pub fn lab(test: &str, options: Options) -> Result<Option<Lab>> {
+    if let Some(obstacle) = obstacle() {
+        test::not_run(test, &obstacle);
+        return Ok(None);
+    }
+    let lab = Lab::build(options)?;
+    lab.offload(false)?;
+    for site in lab.sites() {
+        // Under a load of packets that they refuse, gateways are to tell each of them why.
+        site.gateway.sysctl("net.ipv4.icmp_ratemask", "0")?;
+        site.gateway.sysctl("net.ipv6.icmp.ratemask", "0")?;
+    }
+    Ok(Some(lab))
+}
+
+fn obstacle() -> Option<String> {
+    if !elevate::is_root() {
+        return Some("not root".to_owned());
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Some("the kernel has no TUN: modprobe tun".to_owned());
+    }
+    let programs = ["ethtool", "ip", "ping", "sysctl", "taskset", "tc", "tcpdump", "wg"];
+    programs.into_iter().find(|program| !exists(program)).map(|program| format!("{program} is missing"))
+}
+
+/// Starts forwarder at a site; it is not ready yet.
+///
+/// # Errors
+/// It was not built.
+pub fn start(lab: &Lab, site: &Site, arguments: &[&str]) -> Result<Gateway> {
+    // The log of an earlier run would say for this one that it is ready.
+    let _ = fs::remove_file(site.tunnels.with_extension("log"));
+    let cores = thread::available_parallelism()?.get();
+    let core = usize::from(site.side == Side::B) % cores;
+    Gateway::start(&workspace::program("debug", "forwarder")?, site, lab.options, core, arguments)
+}
+
+/// Starts forwarder at a site, and waits until it carries packets.
+///
+/// # Errors
+/// It was not built, or ends at once.
+pub fn start_ready(lab: &Lab, site: &Site, arguments: &[&str]) -> Result<Gateway> {
+    let mut gateway = start(lab, site, arguments)?;
+    gateway.wait_ready(PATIENCE)?;
+    Ok(gateway)
+}
+
+/// `forwarder down` in a site's gateway; returns what it says.
+///
+/// # Errors
+/// It fails.
+pub fn down(site: &Site) -> Result<String> {
+    site.gateway.run(&format!("{} down", workspace::program("debug", "forwarder")?.display()))
+}
+
+/// The arguments for a gateway that leaves its guard after any exit.
+///
+/// # Errors
+/// The settings file cannot be written.
+pub fn keep_guard(lab: &Lab) -> Result<[String; 2]> {
+    let file = lab.directory().join("keep.toml");
+    fs::write(&file, "guard = \"keep\"\n")?;
+    Ok(["--settings".to_owned(), file.display().to_string()])
+}
+
+/// Runs `work` in a network namespace, on a thread of its own.
+///
+/// # Errors
+/// The namespace is gone.
+pub fn inside<T: Send + 'static>(
+    namespace: &Netns,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<JoinHandle<Result<T>>> {
+    let namespace = File::open(Path::new("/run/netns").join(namespace.name()))?;
+    Ok(thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+        work()
+    }))
+}
+
+/// Runs `work` in a network namespace and returns its outcome.
+///
+/// # Errors
+/// Those of `work`.
+pub fn run_inside<T: Send + 'static>(
+    namespace: &Netns,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    inside(namespace, work)?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Puts a frame, just as it is, on the wire by an interface of a namespace.
+///
+/// # Errors
+/// There is no such interface.
+pub fn send(namespace: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
+    let (interface, frame) = (interface.to_owned(), frame.to_owned());
+    run_inside(namespace, move || {
+        PacketSocket::open(&interface, EXPERIMENTAL).context("no such interface")?.send(&frame);
+        Ok(())
+    })
+}
