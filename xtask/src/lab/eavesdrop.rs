@@ -59,6 +59,8 @@ impl Eavesdropper {
     /// tcpdump does not start, or does not understand the filter.
     pub fn watch(&mut self, namespace: &Netns, interface: &str, filter: &str) -> Result<()> {
         let log = self.directory.join(format!("capture-{}-{interface}", namespace.name()));
+        // What an earlier capture said would count as this one's.
+        let _ = std::fs::remove_file(&log);
         let mut tcpdump = Command::new("tcpdump");
         tcpdump.args(["-i", interface, "-Q", "in", "-n", "-p", "-q", "-t", "-e", "-l", "--immediate-mode"]);
         let mut capture = namespace.spawn(tcpdump.arg(filter), &log)?;
