@@ -1,0 +1,146 @@
+//! However `forwarder run` ends, the machine is as it was found: interfaces, addresses, routes, rules,
+//! neighbours, programs, NIC settings. With `guard = "keep"` its fail-closed routes stay, and nothing else.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use tests::datagrams::Datagrams;
+use tests::lab::{PATIENCE, down, keep_guard, lab, start_ready};
+use xtask::lab::traffic::wait_reachable;
+use xtask::lab::{Options, Side, Site};
+use xtask::progress::wait_until;
+use xtask::workspace;
+
+const OPTIONS: Options = Options {
+    ports: 2,
+    queues: 1,
+    underlay: xtask::lab::Family::V4,
+    wire: xtask::lab::Wire::Direct,
+    bond: false,
+};
+const OURS: &str = "proto 151";
+
+#[test]
+fn every_end_under_traffic_leaves_the_machine_as_it_was_found() {
+    let Some(lab) = lab("every_end_under_traffic_leaves_the_machine_as_it_was_found", OPTIONS).unwrap()
+    else {
+        return;
+    };
+    let _b = start_ready(&lab, &lab.b, &[]).unwrap();
+    let before = state(&lab.a);
+    for end in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT] {
+        let mut a = start_ready(&lab, &lab.a, &[]).unwrap();
+        a.wait_tunnels(PATIENCE).unwrap();
+        wait_reachable(&lab.a.host, lab.b.host_address().into(), PATIENCE).unwrap();
+        let datagrams = Datagrams::start(&lab.a, Side::B, 9000).unwrap();
+        datagrams.more(500).unwrap();
+        assert!(state(&lab.a).iter().any(|line| line.contains("prog/xdp")), "nothing to be cleaned up");
+
+        let status = a.daemon.end_with(end).unwrap();
+        assert_eq!(status.success(), end != Signal::SIGKILL, "{end}: {status}");
+        assert_becomes(&lab.a, &before, &format!("after {end}"));
+        datagrams.finish().unwrap();
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_the_machine_as_it_was_found() {
+    let Some(lab) = lab("a_failed_start_leaves_the_machine_as_it_was_found", OPTIONS).unwrap() else {
+        return;
+    };
+    // Somebody else's route, which the kernel does not let us double: noticed only when the TUN is there.
+    lab.a.gateway.ip("route add 192.168.2.0/24 via 10.200.0.2").unwrap();
+    let before = state(&lab.a);
+    let mut run = lab.a.gateway.command(workspace::program("debug", "forwarder").unwrap());
+    run.args(["run", "--iface", "wan0", "--iface", "wan1", "--iface", "lan0", "--config"])
+        .arg(&lab.a.tunnels);
+    let output = run.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("192.168.2.0/24"), "the cause is not named: {stderr}");
+    assert_becomes(&lab.a, &before, "after a failed start");
+}
+
+#[test]
+fn a_kept_guard_is_all_that_stays_until_down() {
+    let Some(lab) = lab("a_kept_guard_is_all_that_stays_until_down", OPTIONS).unwrap() else { return };
+    let before = state(&lab.a);
+    let settings = keep_guard(&lab).unwrap();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    for end in [Signal::SIGKILL, Signal::SIGTERM] {
+        let mut a = start_ready(&lab, &lab.a, &settings).unwrap();
+        let guards = guards(&lab.a);
+        assert_eq!(guards.len(), 4, "two LAN prefixes and two tunnel addresses: {guards:?}");
+        a.daemon.end_with(end).unwrap();
+        assert_becomes(&lab.a, &before.union(&guards).cloned().collect(), &format!("after {end}"));
+        assert_eq!(down(&lab.a).unwrap().trim(), "4 routes and 0 rules removed");
+        assert_becomes(&lab.a, &before, "after `down`");
+    }
+}
+
+/// Lines that tools print.
+type State = BTreeSet<String>;
+
+/// The fail-closed routes.
+fn guards(site: &Site) -> State {
+    ["-4", "-6"]
+        .into_iter()
+        .flat_map(|family| routes(site, family, &format!("type unreachable {OURS}")))
+        .collect()
+}
+
+fn routes(site: &Site, family: &str, filter: &str) -> Vec<String> {
+    let text = site.gateway.ip(&format!("{family} route show table all {filter}")).unwrap();
+    // With a filter by protocol `ip` does not repeat it.
+    text.lines()
+        .map(|line| {
+            format!("{family} {}", line.replace(OURS, "").split_whitespace().collect::<Vec<_>>().join(" "))
+        })
+        .collect()
+}
+
+/// What is to be as it was found. Neighbours that ARP found come and go with the traffic: only those count
+/// that somebody set.
+fn state(site: &Site) -> State {
+    let ip = |arguments: &str| site.gateway.ip(arguments).unwrap();
+    let shown = [
+        "-d -o link show",
+        "-o addr show",
+        "-4 rule show",
+        "-6 rule show",
+        "neigh show nud permanent",
+        "neigh show proxy",
+    ];
+    let mut lines: Vec<String> =
+        shown.iter().flat_map(|what| ip(what).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    for port in site.ports(OPTIONS) {
+        let settings = site.gateway.run(&format!("ethtool -k {port}")).unwrap();
+        lines.extend(settings.lines().map(|line| format!("{port} {line}")));
+    }
+    lines.extend(["-4", "-6"].into_iter().flat_map(|family| routes(site, family, "")));
+    // Lifetimes of addresses count down.
+    lines
+        .iter()
+        .map(|line| line.split("valid_lft").next().unwrap_or_default().trim_end().to_owned())
+        .collect()
+}
+
+/// The kernel takes devices down in the background, and the janitor comes after the process.
+fn assert_becomes(site: &Site, wanted: &State, when: &str) {
+    let same = wait_until(PATIENCE, || Ok(state(site) == *wanted && processes(site).is_empty())).unwrap();
+    let found = state(site);
+    let (more, less): (Vec<_>, Vec<_>) =
+        (found.difference(wanted).collect(), wanted.difference(&found).collect());
+    assert!(same, "{when}: too much: {more:#?}, too little: {less:#?}, processes: {:?}", processes(site));
+}
+
+/// Processes of forwarder's in the namespace.
+fn processes(site: &Site) -> Vec<String> {
+    let pids = Command::new("ip").args(["netns", "pids", site.gateway.name()]).output().unwrap();
+    let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
+    let names =
+        pids.split_whitespace().filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    names.filter(|name| name.starts_with("forwarder")).collect()
+}
