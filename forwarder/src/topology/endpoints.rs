@@ -41,6 +41,18 @@ pub(super) fn loops(tunnels: &[TunnelConfig], view: &View, remarks: &mut Vec<Str
     errors
 }
 
+/// wg-quick's rule for a `/0` lets out what carries one mark: files with a `/0` and different marks would
+/// catch each other's outer packets.
+pub(super) fn marks(tunnels: &[TunnelConfig]) -> Option<TopologyError> {
+    let carries_default = |t: &&TunnelConfig| {
+        t.table == Table::Auto && t.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p.prefix_len() == 0)
+    };
+    let mut defaults = tunnels.iter().filter(carries_default);
+    let first = defaults.next()?;
+    let other = defaults.find(|t| t.fwmark != first.fwmark)?;
+    Some(TopologyError::Marks { tunnel: first.name.clone(), other: other.name.clone() })
+}
+
 /// A prefix that gets a route of ours in `main`.
 struct Claim {
     prefix: IpNet,

@@ -110,6 +110,14 @@ pub enum TopologyError {
         /// What to do.
         fix: String,
     },
+    /// Two files with a default route and different marks.
+    #[error("{tunnel}, {other}: both have a /0 in AllowedIPs, and different FwMark: give them the same")]
+    Marks {
+        /// A file.
+        tunnel: String,
+        /// Another.
+        other: String,
+    },
     /// A group that names a peer which does not exist.
     #[error(
         "group {group}: there is no peer '{peer}': write TUNNEL, or TUNNEL/PEER with its name or public key"

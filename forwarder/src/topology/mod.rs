@@ -50,6 +50,7 @@ pub fn compute(inputs: &Inputs) -> Result<Topology, Vec<TopologyError>> {
     let cores = ports::worker_cores(inputs, &ports, &mut remarks);
     errors.extend(groups.errors);
     errors.extend(endpoints::loops(inputs.tunnels, inputs.view, &mut remarks));
+    errors.extend(endpoints::marks(inputs.tunnels));
     if inputs.cores.is_empty() {
         errors.push(TopologyError::NoCores);
     }

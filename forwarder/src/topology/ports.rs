@@ -208,12 +208,22 @@ fn interfaces(inputs: &Inputs, ports: &[PortPlan], remarks: &mut Vec<String>) ->
     plans
 }
 
+/// Whether a tag on the way down is one of 802.1ad: we send those of 802.1Q only.
+fn has_service_tag(link: &Link, view: &View) -> bool {
+    lowers(link, view).any(|l| matches!(l.kind, LinkKind::Vlan { service: true, .. }))
+}
+
 fn stands_on(link: &Link, below: InterfaceId, view: &View) -> bool {
-    let lowers = std::iter::successors(Some(link), |l| match l.kind {
+    lowers(link, view).any(|l| l.id == below)
+}
+
+/// The device and those below it. Bounded, since the view may be torn.
+fn lowers<'a>(link: &'a Link, view: &'a View) -> impl Iterator<Item = &'a Link> {
+    let lower = |l: &&Link| match l.kind {
         LinkKind::Vlan { lower, .. } => view.link(lower),
         _ => None,
-    });
-    lowers.take(8).any(|l| l.id == below)
+    };
+    std::iter::successors(Some(link), lower).take(8)
 }
 
 fn interface(
@@ -231,6 +241,10 @@ fn interface(
     if let Some(master) = link.master {
         let master = view.link(master).map_or("another device", |m| m.name.as_str());
         remarks.push(format!("{name}: belongs to {master}, its frames stay with the kernel"));
+        return None;
+    }
+    if has_service_tag(link, view) {
+        remarks.push(format!("{name}: carries an 802.1ad tag, its frames stay with the kernel"));
         return None;
     }
     if base.id != link.id {

@@ -175,3 +175,16 @@ fn what_the_tables_cannot_hold_is_refused() {
         assert_eq!(machine.compute().err(), refused.then(|| vec![error]), "{count}");
     }
 }
+
+/// wg-quick's rule for a /0 lets out what carries one mark.
+#[test]
+fn default_routes_share_one_mark() {
+    let mut machine = recipe();
+    for config in &mut machine.tunnels {
+        config.peers[0].allowed_ips = vec![net("0.0.0.0/0")];
+    }
+    assert!(machine.compute().is_ok());
+    machine.tunnels[1].fwmark = 7;
+    let error = TopologyError::Marks { tunnel: "wg0".to_owned(), other: "wg1".to_owned() };
+    assert_eq!(machine.compute().err(), Some(vec![error]));
+}

@@ -200,3 +200,15 @@ fn queues_are_between_one_and_what_the_socket_map_holds() {
         assert_eq!(planned, expected.map_err(error));
     }
 }
+
+#[test]
+fn service_tags_stay_with_the_kernel() {
+    let mut outer = vlan(6, "bond0.7", 7, 2);
+    outer.kind = LinkKind::Vlan { id: 7, lower: InterfaceId(2), service: true };
+    let plan = Machine::bonded().with(outer).with(vlan(8, "bond0.7.8", 8, 6)).plan();
+    assert!(interfaces(&plan).iter().all(|(name, ..)| !name.starts_with("bond0.7")), "{plan}");
+    for name in ["bond0.7", "bond0.7.8"] {
+        let remark = format!("{name}: carries an 802.1ad tag, its frames stay with the kernel");
+        assert!(plan.remarks.contains(&remark), "{:?}", plan.remarks);
+    }
+}
