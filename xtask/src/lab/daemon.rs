@@ -22,6 +22,8 @@ pub struct Daemon {
     child: Child,
     name: String,
     log: PathBuf,
+    /// Where its own output begins in the log, in bytes.
+    begin: usize,
     keep: bool,
 }
 
@@ -32,6 +34,7 @@ impl Daemon {
     /// It cannot be started.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
+        let begin = output.metadata()?.len() as usize;
         let name = line(command);
         let child = command
             .stdin(Stdio::null())
@@ -40,7 +43,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {name}"))?;
-        Ok(Self { child, name, log: log.to_owned(), keep: false })
+        Ok(Self { child, name, log: log.to_owned(), begin, keep: false })
     }
 
     /// Its process id.
@@ -53,7 +56,8 @@ impl Daemon {
     /// # Errors
     /// The file is gone.
     pub fn output(&self) -> Result<String> {
-        Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+        let log = fs::read(&self.log)?;
+        Ok(String::from_utf8_lossy(log.get(self.begin..).unwrap_or_default()).into_owned())
     }
 
     /// Waits until it has written `text`.
@@ -165,6 +169,16 @@ mod tests {
         daemon.wait_for("ready", Duration::from_secs(10)).expect("it says ready");
         assert!(daemon.ended().expect("it can be waited for").is_none());
         assert!(!daemon.stop().expect("it can be stopped").success());
+        fs::remove_file(path).expect("the log is there");
+    }
+
+    #[test]
+    fn what_another_said_before_it_does_not_count() {
+        let path = log("earlier");
+        fs::write(&path, "ready\n").expect("the log can be written");
+        let mut daemon =
+            Daemon::spawn(Command::new("sh").args(["-c", "echo no luck; exit 1"]), &path).expect("sh starts");
+        daemon.wait_for("ready", Duration::from_secs(10)).expect_err("it never says ready");
         fs::remove_file(path).expect("the log is there");
     }
 
