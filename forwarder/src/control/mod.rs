@@ -1,5 +1,6 @@
 //! The control thread: configuration to topology, start, handshakes, timers, the kernel's changes, stop.
 
+mod change;
 mod check;
 pub mod egress;
 pub mod gateway;
@@ -8,6 +9,7 @@ pub mod lanes;
 mod paths;
 mod plan;
 pub mod preflight;
+pub mod reconfigure;
 pub mod report;
 pub mod routes;
 mod routing;
