@@ -23,12 +23,13 @@ use zeroize::Zeroizing;
 use crate::wireguard::{PrivateKey, PublicKey};
 
 /// One wg-quick file: a tunnel.
+#[derive(Clone)]
 pub struct TunnelConfig {
     /// The file's name without `.conf`: `wg0`.
     pub name: String,
     /// Where it was read.
     pub file: PathBuf,
-    /// `PrivateKey`.
+    /// `PrivateKey`; all zero when `wg` has taken it away.
     pub private_key: PrivateKey,
     /// `ListenPort`; 0 when absent (the kernel chooses).
     pub listen_port: u16,

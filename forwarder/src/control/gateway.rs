@@ -163,10 +163,14 @@ impl Gateway {
 
     /// What became of a peer, by its tunnel's name and its key.
     pub fn peer_status(&self, tunnel: &str, key: PublicKey) -> Option<PeerStatus> {
+        self.status(self.peer(tunnel, key)?)
+    }
+
+    pub(super) fn peer(&self, tunnel: &str, key: PublicKey) -> Option<PeerId> {
         let mut tunnels = self.plan.topology.tunnels.iter().zip(&self.plan.configs);
         let (plan, config) = tunnels.find(|(plan, _)| plan.name == tunnel)?;
         let section = config.peers.iter().position(|section| section.public_key == key)?;
-        self.status(*plan.peers.get(section)?)
+        plan.peers.get(section).copied()
     }
 
     /// Starts a handshake with every peer whose endpoint is known, so that the first packets find

@@ -16,6 +16,7 @@ mod routing;
 mod serve;
 pub mod snapshots;
 mod start;
+mod uapi;
 mod world;
 
 use anyhow::Context as _;

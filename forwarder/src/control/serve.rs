@@ -16,6 +16,7 @@ use super::report::Report;
 use crate::clock;
 use crate::kernel::netlink::{Changed, Watch};
 use crate::topology::Mode;
+use crate::uapi;
 use crate::xdp::XdpError;
 
 /// Longest sleep between turns: snapshots are freed and threads looked after at least so often.
@@ -31,6 +32,8 @@ pub struct Running {
     lanes: Lanes,
     watch: Watch,
     signals: Signals,
+    /// The tunnels' control sockets.
+    uapi: uapi::Server,
     bonds: Interval,
     /// Where the counters are written as JSON.
     counters: Option<PathBuf>,
@@ -48,7 +51,7 @@ impl Running {
     ) -> Self {
         let mut bonds = tokio::time::interval(BOND_INTERVAL);
         bonds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, lanes, watch, signals, bonds, counters, rng: rand::rng() }
+        Self { gateway, lanes, watch, signals, uapi: uapi::Server::new(), bonds, counters, rng: rand::rng() }
     }
 
     /// Fills the maps, attaches the programs and takes turns, until a signal asks for the end.
@@ -60,6 +63,7 @@ impl Running {
         // What the peers have sent meanwhile is answered before we ask.
         self.gateway.turn(&mut self.rng).await;
         self.gateway.greet(&mut self.rng);
+        self.serve_uapi();
         if self.attach().await?.is_break() {
             return Ok(());
         }
@@ -92,6 +96,11 @@ impl Running {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// A control socket for every tunnel.
+    fn serve_uapi(&mut self) {
+        self.uapi.serve(self.gateway.configs().iter().map(|config| config.name.as_str()));
     }
 
     fn attach_one(&mut self, port: usize) -> anyhow::Result<()> {
@@ -144,6 +153,10 @@ impl Running {
                 self.gateway.note(changed);
             }
             _ = self.bonds.tick() => self.gateway.look_at_bonds().await,
+            call = self.uapi.next() => {
+                let answer = self.gateway.answer(&call.tunnel, &call.request, &mut self.rng).await;
+                call.answer(answer);
+            }
             signal = self.signals.next() => match signal {
                 Asked::Stop => return Ok(ControlFlow::Break(())),
                 Asked::Report => self.report().await,

@@ -22,7 +22,7 @@ pub fn apply(set: &Set, tunnel: &mut TunnelConfig) {
     }
     let former = if set.replace_peers { std::mem::take(&mut tunnel.peers) } else { Vec::new() };
     if let Some(key) = &set.private_key {
-        tunnel.private_key = PrivateKey(key.0);
+        tunnel.private_key = key.clone();
     }
     let own = public(&tunnel.private_key);
     tunnel.peers.retain(|peer| Some(peer.public_key) != own);
@@ -33,7 +33,7 @@ pub fn apply(set: &Set, tunnel: &mut TunnelConfig) {
 
 /// The tunnel's public key; `None` without a private one.
 fn public(key: &PrivateKey) -> Option<PublicKey> {
-    (key.0 != [0; 32]).then(|| key.public())
+    (!key.is_zero()).then(|| key.public())
 }
 
 fn apply_peer(
@@ -62,6 +62,7 @@ fn apply_peer(
     }
     if change.endpoint.is_some() {
         peer.endpoint = change.endpoint;
+        peer.endpoint_name = None;
     }
     if let Some(interval) = change.persistent_keepalive {
         peer.persistent_keepalive = Some(interval).filter(|interval| !interval.is_zero());
@@ -87,6 +88,7 @@ fn new_peer(public_key: PublicKey, former: &[PeerSection]) -> PeerSection {
         preshared_key: Zeroizing::new([0; 32]),
         allowed_ips: Vec::new(),
         endpoint: None,
+        endpoint_name: None,
         persistent_keepalive: None,
     }
 }

@@ -237,10 +237,8 @@ impl Model {
 
 /// Few keys and few prefixes, so that they meet; one of the keys is that of a private key below.
 fn peer_change() -> impl Strategy<Value = PeerChange> {
-    let key = prop_oneof![
-        (1_u8..4).prop_map(|byte| PublicKey([byte; 32])),
-        Just(PrivateKey(PRIVATE).public()),
-    ];
+    let key =
+        prop_oneof![(1_u8..4).prop_map(|byte| PublicKey([byte; 32])), Just(PrivateKey(PRIVATE).public()),];
     let prefix = (0_u8..4, any::<bool>()).prop_map(|(byte, add)| {
         let prefix = net(&format!("10.{byte}.0.0/16"));
         if add { PrefixChange::Add(prefix) } else { PrefixChange::Remove(prefix) }

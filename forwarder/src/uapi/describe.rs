@@ -23,7 +23,7 @@ pub struct Device<'a> {
 pub fn describe(device: &Device<'_>) -> Zeroizing<String> {
     let mut text = Text::default();
     let private_key = &device.config.private_key;
-    if private_key.0 != [0; 32] {
+    if !private_key.is_zero() {
         text.key("private_key", &clamped(private_key));
     }
     text.line("listen_port", device.listen_port);

@@ -14,6 +14,7 @@ fn status(endpoint: &str) -> PeerStatus {
         rx_bytes: 2224,
         tx_packets: 2,
         tx_bytes: 38333,
+        silent_since: None,
     }
 }
 
@@ -25,6 +26,7 @@ fn peer(byte: u8, prefixes: &[&str]) -> PeerSection {
         preshared_key: Zeroizing::new([byte + 1; 32]),
         allowed_ips: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         endpoint: Some("192.0.2.1:1".parse().unwrap()),
+        endpoint_name: None,
         persistent_keepalive: Some(Duration::from_secs(111)),
     }
 }
@@ -70,7 +72,9 @@ fn a_description_makes_the_same_tunnel() {
     let news = ["last_handshake", "tx_bytes", "rx_bytes"];
     let told: Vec<_> = text.lines().filter(|line| !news.iter().any(|key| line.starts_with(key))).collect();
     let request = format!("set=1\n{}\n\n", told.join("\n"));
-    let Some(Ok(Request::Set(set))) = Parser::default().read(&mut request.as_bytes()) else { panic!("a set") };
+    let Some(Ok(Request::Set(set))) = Parser::default().read(&mut request.as_bytes()) else {
+        panic!("a set")
+    };
 
     let mut copy = tunnel([0; 32]);
     apply(&set, &mut copy);

@@ -74,7 +74,8 @@ fn what_is_absent_changes_nothing() {
 
 #[test]
 fn requests_follow_one_another() {
-    let text = format!("get=1\n\nset=1\nlisten_port=1\n\nset=1\nnonsense\npublic_key={KEY}\n\nget=1\n\nget=1\n");
+    let text =
+        format!("get=1\n\nset=1\nlisten_port=1\n\nset=1\nnonsense\npublic_key={KEY}\n\nget=1\n\nget=1\n");
     for piece in 1..text.len() {
         let requests = parse(text.as_bytes(), piece);
         let [Ok(Request::Get), Ok(Request::Set(set)), Err(Errno::EINVAL), Ok(Request::Get)] = &requests[..]
@@ -89,25 +90,57 @@ fn requests_follow_one_another() {
 fn mistakes_are_refused() {
     let peer = format!("public_key={KEY}\n");
     for wrong in [
-        "\n", "get=2\n\n", "set=2\n\n", "get\n\n", "status=1\n\n", "get=1\nlisten_port=1\n\n", "GET=1\n\n",
-        "set=1\r\n\n", "set=1\nset=1\n\n",
+        "\n",
+        "get=2\n\n",
+        "set=2\n\n",
+        "get\n\n",
+        "status=1\n\n",
+        "get=1\nlisten_port=1\n\n",
+        "GET=1\n\n",
+        "set=1\r\n\n",
+        "set=1\nset=1\n\n",
     ] {
         assert_eq!(one(wrong).unwrap_err(), Errno::EINVAL, "{wrong:?}");
     }
     for wrong in [
-        "listen_port=65536", "listen_port=+1", "listen_port=-1", "listen_port=", "listen_port=0x10",
-        "fwmark=4294967296", "replace_peers=false", "replace_peers=1", "private_key=00", "private_key=",
-        "endpoint=1.2.3.4:5", "allowed_ip=10.0.0.0/8", "nonsense=1", "listen_port", "listen_port =1",
+        "listen_port=65536",
+        "listen_port=+1",
+        "listen_port=-1",
+        "listen_port=",
+        "listen_port=0x10",
+        "fwmark=4294967296",
+        "replace_peers=false",
+        "replace_peers=1",
+        "private_key=00",
+        "private_key=",
+        "endpoint=1.2.3.4:5",
+        "allowed_ip=10.0.0.0/8",
+        "nonsense=1",
+        "listen_port",
+        "listen_port =1",
         "public_key=zz8515093e952f5f22e865cef3012e72f8b5f0b598ac0309d5dacce3b70fcf52",
     ] {
         assert_eq!(set(&format!("{wrong}\n")).unwrap_err(), Errno::EINVAL, "{wrong}");
     }
     for wrong in [
-        "remove=false", "update_only=yes", "preshared_key=00", "endpoint=1.2.3.4", "endpoint=example.com:1",
-        "endpoint=1.2.3.4:65536", "endpoint=::1:5", "persistent_keepalive_interval=65536",
-        "persistent_keepalive_interval=off", "replace_allowed_ips=false", "allowed_ip=10.0.0.0",
-        "allowed_ip=10.0.0.0/33", "allowed_ip=fd00::/129", "allowed_ip=--10.0.0.0/8", "allowed_ip=+10.0.0.0/8",
-        "listen_port=1", "private_key=", "tx_bytes=1",
+        "remove=false",
+        "update_only=yes",
+        "preshared_key=00",
+        "endpoint=1.2.3.4",
+        "endpoint=example.com:1",
+        "endpoint=1.2.3.4:65536",
+        "endpoint=::1:5",
+        "persistent_keepalive_interval=65536",
+        "persistent_keepalive_interval=off",
+        "replace_allowed_ips=false",
+        "allowed_ip=10.0.0.0",
+        "allowed_ip=10.0.0.0/33",
+        "allowed_ip=fd00::/129",
+        "allowed_ip=--10.0.0.0/8",
+        "allowed_ip=+10.0.0.0/8",
+        "listen_port=1",
+        "private_key=",
+        "tx_bytes=1",
     ] {
         assert_eq!(set(&format!("{peer}{wrong}\n")).unwrap_err(), Errno::EINVAL, "{wrong}");
     }

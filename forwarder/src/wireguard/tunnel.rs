@@ -153,7 +153,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel without peers. `shared` is the same for all tunnels of the process.
+    /// A tunnel without peers; an all-zero key stands for none. `shared` is the same for all tunnels of the process.
     pub fn new(
         id: TunnelId,
         key: &PrivateKey,
@@ -161,7 +161,7 @@ impl Tunnel {
         now: Boottime,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let identity = Identity::new(key);
+        let identity = identity(key, rng);
         Self {
             id,
             mac1: Mac1Key::new(&identity.public),
@@ -199,7 +199,7 @@ impl Tunnel {
     /// Changes the tunnel's key: all sessions and handshakes end. What was seen of the peers stays: their
     /// greatest timestamps, endpoints and traffic.
     pub fn set_private_key(&mut self, key: &PrivateKey, now: Boottime, rng: &mut dyn CryptoRng) {
-        self.identity = Identity::new(key);
+        self.identity = identity(key, rng);
         self.mac1 = Mac1Key::new(&self.identity.public);
         self.checker = Checker::new(&self.identity.public, now, rng);
         for peer in self.peers.values_mut() {
@@ -351,4 +351,9 @@ impl Tunnel {
         let peer = peers.get_mut(&peer).ok_or(Refusal::Unexpected)?;
         work(peer, &mut Context { tunnel: *id, identity, shared, now, wall, rng, outbox })
     }
+}
+
+/// Without a private key (all zero) the tunnel has one that nobody knows of: no peer is met until it gets its own.
+fn identity(key: &PrivateKey, rng: &mut dyn CryptoRng) -> Identity {
+    if key.is_zero() { Identity::new(&PrivateKey::generate(rng)) } else { Identity::new(key) }
 }
