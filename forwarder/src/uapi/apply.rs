@@ -106,4 +106,4 @@ fn give(prefix: IpNet, to: usize, peers: &mut [PeerSection]) {
 
 #[cfg(test)]
 #[path = "apply_tests.rs"]
-mod tests;
+pub(super) mod tests;

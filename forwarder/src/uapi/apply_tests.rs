@@ -8,7 +8,7 @@ use super::*;
 use crate::config::Table;
 
 /// A tunnel without peers.
-pub(crate) fn tunnel(private_key: [u8; 32]) -> TunnelConfig {
+pub fn tunnel(private_key: [u8; 32]) -> TunnelConfig {
     TunnelConfig {
         name: "wg0".to_owned(),
         file: "wg0.conf".into(),

@@ -1,6 +1,7 @@
 //! The sockets' side of the protocol: who may call, for how long, and the way to the control thread.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub struct Server {
     caller: mpsc::Sender<Call>,
     calls: mpsc::Receiver<Call>,
     places: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// A socket; `None` when it could not be had.
@@ -73,13 +75,13 @@ impl Drop for Listening {
 impl Server {
     /// A server without sockets in [`DIRECTORY`].
     pub fn new() -> Self {
-        Self::within(PathBuf::from(DIRECTORY))
+        Self::within(PathBuf::from(DIRECTORY), PATIENCE)
     }
 
-    fn within(directory: PathBuf) -> Self {
+    fn within(directory: PathBuf, patience: Duration) -> Self {
         let (caller, calls) = mpsc::channel(CALLS);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        Self { directory, sockets: HashMap::new(), caller, calls, places }
+        Self { directory, sockets: HashMap::new(), caller, calls, places, patience }
     }
 
     /// Has a socket for each of these tunnels, and no others; to be called on a tokio runtime. A tunnel
@@ -106,8 +108,13 @@ impl Server {
     fn open(&self, name: &str) -> io::Result<Listening> {
         let (listener, file) = SocketFile::listen(&self.directory, name)?;
         let listener = UnixListener::from_std(listener)?;
-        let accept = accept(listener, name.to_owned(), self.caller.clone(), Arc::clone(&self.places));
-        Ok(Listening { _file: file, accepting: tokio::spawn(accept).abort_handle() })
+        let door = Door {
+            tunnel: name.to_owned(),
+            caller: self.caller.clone(),
+            places: Arc::clone(&self.places),
+            patience: self.patience,
+        };
+        Ok(Listening { _file: file, accepting: tokio::spawn(door.accept(listener)).abort_handle() })
     }
 
     fn complain(&self, name: &str, error: &io::Error) {
@@ -130,57 +137,60 @@ impl Default for Server {
     }
 }
 
-async fn accept(listener: UnixListener, tunnel: String, caller: mpsc::Sender<Call>, places: Arc<Semaphore>) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors or memory: others have to give some back.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (tunnel, caller) = (tunnel.clone(), caller.clone());
-        tokio::spawn(async move {
-            // A caller that breaks off or does not keep the time is none of the log's business.
-            let _ = converse(stream, &tunnel, &caller).await;
-            drop(place);
-        });
-    }
+/// What a tunnel's connections need.
+#[derive(Clone)]
+struct Door {
+    tunnel: String,
+    caller: mpsc::Sender<Call>,
+    places: Arc<Semaphore>,
+    patience: Duration,
 }
 
-/// One request after the other, until the caller hangs up.
-async fn converse(mut stream: UnixStream, tunnel: &str, caller: &mpsc::Sender<Call>) -> io::Result<()> {
-    if !is_trusted(stream.peer_cred()?.uid()) {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    let mut parser = Parser::default();
-    let mut buffer = Zeroizing::new([0; 4096]);
-    let mut unread = 0..0;
-    loop {
-        let complete = timeout(PATIENCE, async {
-            loop {
-                let mut input = &buffer[unread.clone()];
-                let request = parser.read(&mut input);
-                unread.start = unread.end - input.len();
-                if let Some(request) = request {
-                    return io::Result::Ok(Some(request));
-                }
-                unread = 0..stream.read(&mut *buffer).await?;
-                if unread.is_empty() {
-                    return Ok(None);
-                }
-            }
-        });
-        let Some(request) = complete.await?? else { return Ok(()) };
-        let is_get = matches!(request, Ok(Request::Get));
-        let is_last = matches!(request, Err(Errno::EMSGSIZE));
-        let answer = match request {
-            Ok(request) => call(tunnel, request, caller).await,
-            Err(errno) => Err(errno),
-        };
-        timeout(PATIENCE, write(&mut stream, is_get, answer)).await??;
-        if is_last {
-            return Ok(());
+impl Door {
+    async fn accept(self, listener: UnixListener) {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors or memory: others have to give some back.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            let door = self.clone();
+            tokio::spawn(async move {
+                // A caller that breaks off or does not keep the time is none of the log's business.
+                let _ = door.converse(stream).await;
+                drop(place);
+            });
         }
+    }
+
+    /// One request after the other, until the caller hangs up.
+    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+        if !is_trusted(stream.peer_cred()?.uid()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut reader = Reader::default();
+        loop {
+            let request = timeout(self.patience, reader.next(&mut stream)).await??;
+            let Some(request) = request else { return Ok(()) };
+            let is_get = matches!(request, Ok(Request::Get));
+            let is_last = matches!(request, Err(Errno::EMSGSIZE));
+            let answer = match request {
+                Ok(request) => self.call(request).await,
+                Err(errno) => Err(errno),
+            };
+            timeout(self.patience, write(&mut stream, is_get, answer)).await??;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn call(&self, request: Request) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let call = Call { tunnel: self.tunnel.clone(), request, answer };
+        self.caller.send(call).await.map_err(|_| Errno::ESHUTDOWN)?;
+        answered.await.map_err(|_| Errno::ESHUTDOWN)?
     }
 }
 
@@ -189,11 +199,36 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }
 
-async fn call(tunnel: &str, request: Request, caller: &mpsc::Sender<Call>) -> Answer {
-    let (answer, answered) = oneshot::channel();
-    let call = Call { tunnel: tunnel.to_owned(), request, answer };
-    caller.send(call).await.map_err(|_| Errno::ESHUTDOWN)?;
-    answered.await.map_err(|_| Errno::ESHUTDOWN)?
+/// Requests from a connection.
+struct Reader {
+    parser: Parser,
+    buffer: Zeroizing<[u8; 4096]>,
+    /// What of the buffer was received and not read yet.
+    unread: Range<usize>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { parser: Parser::default(), buffer: Zeroizing::new([0; 4096]), unread: 0..0 }
+    }
+}
+
+impl Reader {
+    /// The next request; `None` when the caller has hung up.
+    async fn next(&mut self, stream: &mut UnixStream) -> io::Result<Option<Result<Request, Errno>>> {
+        loop {
+            let mut input = &self.buffer[self.unread.clone()];
+            let request = self.parser.read(&mut input);
+            self.unread.start = self.unread.end - input.len();
+            if request.is_some() {
+                return Ok(request);
+            }
+            self.unread = 0..stream.read(&mut *self.buffer).await?;
+            if self.unread.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 async fn write(stream: &mut UnixStream, is_get: bool, answer: Answer) -> io::Result<()> {
@@ -203,7 +238,9 @@ async fn write(stream: &mut UnixStream, is_get: bool, answer: Answer) -> io::Res
         Err(errno) if is_get => *errno as i32,
         Err(errno) => -(*errno as i32),
     };
-    stream.write_all(answer.as_deref().map_or("", |text| text).as_bytes()).await?;
+    if let Ok(text) = &answer {
+        stream.write_all(text.as_bytes()).await?;
+    }
     stream.write_all(format!("errno={errno}\n\n").as_bytes()).await
 }
 
