@@ -352,3 +352,7 @@ impl Tunnel {
         work(peer, &mut Context { tunnel: *id, identity, shared, now, wall, rng, outbox })
     }
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod change_tests;
