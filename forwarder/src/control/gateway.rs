@@ -13,6 +13,7 @@ use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
 use super::handle::Handle;
+use super::names::Names;
 use super::plan;
 use super::routes::Merged;
 use super::snapshots::{PathState, World};
@@ -83,6 +84,7 @@ pub struct Gateway {
     pub(super) healthy: Vec<bool>,
     pub(super) generation: u64,
     pub(super) stale: Stale,
+    pub(super) names: Names,
     pub(super) keepalives: Vec<PeerId>,
     pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
@@ -132,6 +134,7 @@ impl Gateway {
             healthy: Vec::new(),
             generation: 0,
             stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
+            names: Names::default(),
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
@@ -205,6 +208,7 @@ impl Gateway {
 
     /// One turn: read what came, act, publish, send.
     pub async fn turn(&mut self, rng: &mut dyn CryptoRng) {
+        self.look_up_names();
         self.receive(rng);
         self.run_timers(rng);
         self.ask_neighbours().await;

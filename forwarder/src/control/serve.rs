@@ -12,8 +12,11 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::gateway::Gateway;
 use super::lanes::Lanes;
+use super::names;
+use super::plan::{self, Files};
 use super::report::Report;
 use crate::clock;
+use crate::config::{Loaded, RunOptions, Settings};
 use crate::kernel::netlink::{Changed, Watch};
 use crate::topology::Mode;
 use crate::uapi;
@@ -35,23 +38,17 @@ pub struct Running {
     /// The tunnels' control sockets.
     uapi: uapi::Server,
     bonds: Interval,
-    /// Where the counters are written as JSON.
-    counters: Option<PathBuf>,
+    /// What the command line asked for.
+    options: RunOptions,
     rng: ThreadRng,
 }
 
 impl Running {
     /// A gateway that has not taken a turn yet.
-    pub fn new(
-        gateway: Gateway,
-        lanes: Lanes,
-        watch: Watch,
-        signals: Signals,
-        counters: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(gateway: Gateway, lanes: Lanes, watch: Watch, signals: Signals, options: RunOptions) -> Self {
         let mut bonds = tokio::time::interval(BOND_INTERVAL);
         bonds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, lanes, watch, signals, uapi: uapi::Server::new(), bonds, counters, rng: rand::rng() }
+        Self { gateway, lanes, watch, signals, uapi: uapi::Server::new(), bonds, options, rng: rand::rng() }
     }
 
     /// Fills the maps, attaches the programs and takes turns, until a signal asks for the end.
@@ -82,6 +79,11 @@ impl Running {
         }
     }
 
+    /// A control socket for every tunnel.
+    fn serve_uapi(&mut self) {
+        self.uapi.serve(self.gateway.configs().iter().map(|config| config.name.as_str()));
+    }
+
     /// Attaches the programs, one port at a time: native drivers may reset the port, and a bond must never
     /// lose more than one slave at once.
     async fn attach(&mut self) -> anyhow::Result<ControlFlow<()>> {
@@ -96,11 +98,6 @@ impl Running {
             }
         }
         Ok(ControlFlow::Continue(()))
-    }
-
-    /// A control socket for every tunnel.
-    fn serve_uapi(&mut self) {
-        self.uapi.serve(self.gateway.configs().iter().map(|config| config.name.as_str()));
     }
 
     fn attach_one(&mut self, port: usize) -> anyhow::Result<()> {
@@ -160,6 +157,7 @@ impl Running {
             signal = self.signals.next() => match signal {
                 Asked::Stop => return Ok(ControlFlow::Break(())),
                 Asked::Report => self.report().await,
+                Asked::Reload => self.reload().await,
             },
             () = tokio::time::sleep(rest) => {}
         }
@@ -168,6 +166,37 @@ impl Running {
             bail!("a worker thread ended by itself: this is a bug, its message stands above");
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Reads the files again and applies the difference; a mistake in one changes nothing.
+    async fn reload(&mut self) {
+        match plan::files(&self.options) {
+            Ok(files) => self.apply(files).await,
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!("{error}");
+                }
+                tracing::error!("the configuration has mistakes, nothing was changed");
+            }
+        }
+    }
+
+    async fn apply(&mut self, files: Files) {
+        let Files { settings, loaded: Loaded { mut tunnels, remarks } } = files;
+        for remark in remarks {
+            tracing::info!("note: {remark}");
+        }
+        let now = &self.gateway.plan.settings;
+        if (now.workers, now.guard) != (settings.workers, settings.guard) {
+            tracing::warn!("forwarder.toml: another `workers` or `guard` takes effect at the next start");
+        }
+        let settings = Settings { workers: now.workers, guard: now.guard, ..settings };
+        names::carry_over(self.gateway.configs(), &mut tunnels);
+        match self.gateway.reconfigure_with(settings, tunnels, &mut self.rng).await {
+            Ok(()) => tracing::info!("the configuration was read again"),
+            Err(error) => tracing::error!("{error}; nothing was changed"),
+        }
+        self.serve_uapi();
     }
 
     /// Prints the counters, and writes them as JSON where `--counters` says.
@@ -181,7 +210,7 @@ impl Running {
         }
         let report = Report::collect(&self.gateway, &self.lanes);
         print!("{report}");
-        if let Some(file) = &self.counters
+        if let Some(file) = &self.options.counters
             && let Err(error) = write(file, &report)
         {
             tracing::warn!("{}: cannot write the counters: {error}", file.display());
@@ -200,6 +229,7 @@ fn write(file: &Path, report: &Report) -> std::io::Result<()> {
 /// What a signal asks for.
 enum Asked {
     Stop,
+    Reload,
     Report,
 }
 
@@ -229,7 +259,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
             _ = self.report.recv() => Asked::Report,
         }
     }

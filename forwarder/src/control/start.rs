@@ -83,7 +83,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
     let tunnels = tunnels(&plan, &mut rng);
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
-    let mut running = Running::new(gateway, lanes, watch, signals, options.counters.clone());
+    let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;
     outcome

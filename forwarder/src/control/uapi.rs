@@ -10,6 +10,7 @@ use super::gateway::Gateway;
 use super::plan;
 use super::reconfigure::ReconfigureError;
 use crate::config::{Problem, TunnelConfig};
+use crate::port::udp::UdpError;
 use crate::uapi::server::Answer;
 use crate::uapi::{Device, Request, Set, apply, describe};
 use crate::wireguard::PublicKey;
@@ -72,9 +73,12 @@ fn errno(error: &ReconfigureError) -> Errno {
             Errno::EADDRINUSE
         }
         ReconfigureError::Config(_) | ReconfigureError::Topology(_) => Errno::EINVAL,
-        ReconfigureError::Socket(_) | ReconfigureError::SamePort { .. } => Errno::EADDRINUSE,
+        ReconfigureError::Socket(UdpError::InUse { .. }) | ReconfigureError::SamePort { .. } => {
+            Errno::EADDRINUSE
+        }
+        ReconfigureError::Socket(_) => Errno::EIO,
         ReconfigureError::Listeners { .. } => Errno::ENOSPC,
-        ReconfigureError::Kernel(_) => Errno::EIO,
+        ReconfigureError::Kernel(error) => error.errno().unwrap_or(Errno::EIO),
         ReconfigureError::Busy => Errno::EBUSY,
     }
 }

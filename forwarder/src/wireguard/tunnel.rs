@@ -357,3 +357,7 @@ impl Tunnel {
 fn identity(key: &PrivateKey, rng: &mut dyn CryptoRng) -> Identity {
     if key.is_zero() { Identity::new(&PrivateKey::generate(rng)) } else { Identity::new(key) }
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod change_tests;
