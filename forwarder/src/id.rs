@@ -1,4 +1,7 @@
-//! Small indices into the tables that the threads share. Each names a position, fixed for a run.
+//! Small indices into the tables that the threads share. Each names one thing for as long as that is there.
+
+/// Peer ids are smaller than this.
+pub const MAX_PEER_IDS: usize = 1 << 16;
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident($repr:ty)),+ $(,)?) => {$(

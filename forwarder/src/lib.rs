@@ -21,6 +21,7 @@ pub mod port;
 pub mod publish;
 pub mod topology;
 pub mod tun;
+pub mod uapi;
 pub mod wireguard;
 pub mod worker;
 pub mod xdp;

@@ -94,6 +94,11 @@ impl Publisher {
         }
     }
 
+    /// Whether every lane has taken its snapshot and its messages: none does anything by an older snapshot.
+    pub fn is_quiet(&self) -> bool {
+        self.is_settled() && self.slots.iter().all(|slot| slot.injected.is_empty())
+    }
+
     fn is_settled(&self) -> bool {
         let taken =
             |slot: &Arc<Slot>| slot.taken.load(Ordering::Acquire) == slot.generation.load(Ordering::Acquire);

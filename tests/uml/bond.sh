@@ -194,7 +194,10 @@ start_a() {
     fi
     echo "== forwarder at end a"
     # Not by in_ns: a function in the background is a shell of its own, and $! would be that.
-    ip netns exec a "$FORWARDER" run "${PORTS[@]}" --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
+    # The namespaces share /run, where end b's `wg` would find our sockets before its own devices.
+    mkdir -p /run/wireguard
+    ip netns exec a sh -c 'mount -t tmpfs tmpfs /run/wireguard; exec "$@"' sh \
+        "$FORWARDER" run "${PORTS[@]}" --config $CONFIG/a >/tmp/forwarder.log 2>&1 &
     FORWARDER_PID=$!
     local deadline=$((SECONDS + 20))
     while [ $SECONDS -lt $deadline ]; do

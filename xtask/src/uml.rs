@@ -44,6 +44,15 @@ pub fn recipe_test(linux: &Path) -> anyhow::Result<Outcome> {
     bond(linux, &[])
 }
 
+/// The same `wg` commands on the kernel's WireGuard and on `forwarder`.
+///
+/// # Errors
+/// As for [`bond_test`].
+pub fn uapi_test(linux: &Path, forwarder: &Path) -> anyhow::Result<Outcome> {
+    let variables = [("FORWARDER", guest_path(&fs::canonicalize(forwarder)?))];
+    run(linux, &repository().join("tests/uml/uapi.sh"), &variables, LIMIT)
+}
+
 fn bond(linux: &Path, variables: &[(&str, String)]) -> anyhow::Result<Outcome> {
     run(linux, &repository().join("tests/uml/bond.sh"), variables, LIMIT)
 }

@@ -116,14 +116,6 @@ pub enum Problem {
     /// No `[Interface]`.
     #[error("there is no [Interface] section: add one with a PrivateKey")]
     NoInterface,
-    /// A name that no server knows.
-    #[error("Endpoint {endpoint} cannot be resolved ({reason}): check the name and DNS, or write an address")]
-    Unresolved {
-        /// The text.
-        endpoint: String,
-        /// What the resolver said.
-        reason: String,
-    },
     /// A peer with our own key.
     #[error("PublicKey is this tunnel's own: write the public key of the other site")]
     OwnKey,

@@ -24,7 +24,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// All mistakes of all files.
-pub fn load(paths: &[PathBuf], resolve: &wg_quick::Resolve) -> Result<Loaded, Vec<ConfigError>> {
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, Vec<ConfigError>> {
     let default = [PathBuf::from(DEFAULT_FOLDER)];
     let mut loaded = Loaded::default();
     let mut errors = Vec::new();
@@ -32,7 +32,7 @@ pub fn load(paths: &[PathBuf], resolve: &wg_quick::Resolve) -> Result<Loaded, Ve
         match files(path) {
             Ok(files) => {
                 for file in files {
-                    load_file(&file, resolve, &mut loaded).unwrap_or_else(|e| errors.extend(e));
+                    load_file(&file, &mut loaded).unwrap_or_else(|e| errors.extend(e));
                 }
             }
             Err(error) => errors.push(error),
@@ -62,7 +62,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-fn load_file(file: &Path, resolve: &wg_quick::Resolve, loaded: &mut Loaded) -> Result<(), Vec<ConfigError>> {
+fn load_file(file: &Path, loaded: &mut Loaded) -> Result<(), Vec<ConfigError>> {
     let whole = |problem| vec![ConfigError::whole(file, problem)];
     let bytes = fs::read(file).map_err(|e| whole(Problem::Unreadable(e.to_string())))?;
     let bytes = zeroize::Zeroizing::new(bytes);
@@ -70,7 +70,7 @@ fn load_file(file: &Path, resolve: &wg_quick::Resolve, loaded: &mut Loaded) -> R
     if !is_tunnel_name(&name) {
         return Err(whole(Problem::Name(name.escape_debug().to_string())));
     }
-    let tunnel = wg_quick::parse(&name, file, &bytes, resolve)?;
+    let tunnel = wg_quick::parse(&name, file, &bytes)?;
     loaded.remarks.extend(permissions(file));
     for (line, key) in &tunnel.ignored {
         loaded.remarks.push(format!("{}:{line}: {key} is not acted on", file.display()));
@@ -92,8 +92,8 @@ fn permissions(file: &Path) -> Option<String> {
         .then(|| format!("{name}: holds a private key and is open to others: chmod 600 {name}"))
 }
 
-/// Names and listen ports that two files share.
-fn clashes(tunnels: &[TunnelConfig]) -> Vec<ConfigError> {
+/// Names and listen ports that two tunnels share.
+pub fn clashes(tunnels: &[TunnelConfig]) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     for (i, tunnel) in tunnels.iter().enumerate() {
         let earlier = &tunnels[..i];
@@ -150,7 +150,7 @@ mod tests {
         }
 
         fn load(&self) -> Result<Loaded, Vec<String>> {
-            load(std::slice::from_ref(&self.0), &wg_quick::resolve)
+            load(std::slice::from_ref(&self.0))
                 .map_err(|errors| errors.iter().map(ToString::to_string).collect())
         }
     }
@@ -200,12 +200,12 @@ mod tests {
 
     #[test]
     fn what_is_named_must_exist_and_be_named_once() {
-        let missing = load(&[PathBuf::from("/nonexistent/wg0.conf")], &wg_quick::resolve).unwrap_err();
+        let missing = load(&[PathBuf::from("/nonexistent/wg0.conf")]).unwrap_err();
         assert!(missing[0].to_string().starts_with("/nonexistent/wg0.conf: cannot be read (No such file"));
         let empty = Folder::new("empty", &[]);
         assert!(empty.load().unwrap_err()[0].contains("no *.conf file in this folder"));
         let folder = Folder::new("twice", &[("wg0.conf", KEY)]);
-        let twice = load(&[folder.0.clone(), folder.0.join("wg0.conf")], &wg_quick::resolve).unwrap_err();
+        let twice = load(&[folder.0.clone(), folder.0.join("wg0.conf")]).unwrap_err();
         assert!(twice[0].to_string().contains("tunnel 'wg0' is already read from"), "{twice:?}");
     }
 

@@ -9,7 +9,7 @@ pub mod wg_quick;
 
 pub use error::{ConfigError, Problem};
 pub use forwarder_toml::{Guard, NamedGroup, Settings};
-pub use load::{DEFAULT_FOLDER, Loaded, load};
+pub use load::{DEFAULT_FOLDER, Loaded, clashes, load};
 pub use options::RunOptions;
 
 use std::fmt;
@@ -23,12 +23,13 @@ use zeroize::Zeroizing;
 use crate::wireguard::{PrivateKey, PublicKey};
 
 /// One wg-quick file: a tunnel.
+#[derive(Clone)]
 pub struct TunnelConfig {
     /// The file's name without `.conf`: `wg0`.
     pub name: String,
     /// Where it was read.
     pub file: PathBuf,
-    /// `PrivateKey`.
+    /// `PrivateKey`; all zero when `wg` has taken it away.
     pub private_key: PrivateKey,
     /// `ListenPort`; 0 when absent (the kernel chooses).
     pub listen_port: u16,
@@ -89,10 +90,20 @@ pub struct PeerSection {
     pub preshared_key: Zeroizing<[u8; 32]>,
     /// `AllowedIPs`, host bits cleared.
     pub allowed_ips: Vec<IpNet>,
-    /// `Endpoint`, names resolved.
+    /// Where to send first: `Endpoint`, or the address that was found last for its name.
     pub endpoint: Option<SocketAddr>,
+    /// `Endpoint`, if it is a name: HOST and port.
+    pub endpoint_name: Option<(String, u16)>,
     /// `PersistentKeepalive`.
     pub persistent_keepalive: Option<Duration>,
+}
+
+impl PeerSection {
+    /// Its friendly name, or the start of its public key.
+    pub fn label(&self) -> String {
+        let key = || format!("{}...", &key::encode(&self.public_key.0)[..8]);
+        self.friendly_name.clone().unwrap_or_else(key)
+    }
 }
 
 /// Without the preshared key.
@@ -104,6 +115,7 @@ impl fmt::Debug for PeerSection {
             .field("public_key", &self.public_key)
             .field("allowed_ips", &self.allowed_ips)
             .field("endpoint", &self.endpoint)
+            .field("endpoint_name", &self.endpoint_name)
             .field("persistent_keepalive", &self.persistent_keepalive)
             .finish_non_exhaustive()
     }

@@ -4,7 +4,6 @@
 //! be repeated and hold comma lists. All mistakes of a file are reported, not just the first. A scalar
 //! that is given twice is a mistake here (wg silently takes the last).
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -16,32 +15,16 @@ use super::error::{ConfigError, Problem};
 use super::{PeerSection, Table, TunnelConfig, key};
 use crate::wireguard::{PrivateKey, PublicKey};
 
-/// Looks a host name or address up; the first answer is used.
-pub type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
-
-/// The system's resolver.
-///
-/// # Errors
-/// What `getaddrinfo` said.
-pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    std::net::ToSocketAddrs::to_socket_addrs(&(host, port)).map(Iterator::collect)
-}
-
 /// Reads the tunnel `name` from the `bytes` of `file`.
 ///
 /// # Errors
 /// All mistakes, in order of their lines.
-pub fn parse(
-    name: &str,
-    file: &Path,
-    bytes: &[u8],
-    resolve: &Resolve,
-) -> Result<TunnelConfig, Vec<ConfigError>> {
+pub fn parse(name: &str, file: &Path, bytes: &[u8]) -> Result<TunnelConfig, Vec<ConfigError>> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         vec![ConfigError::at(file, line, Problem::NotUtf8)]
     })?;
-    let mut parser = Parser::new(name, file, resolve);
+    let mut parser = Parser::new(name, file);
     for (line, text) in (1..).zip(text.lines()) {
         parser.line = line;
         if let Err(problem) = parser.statement(text) {
@@ -71,7 +54,6 @@ struct Draft {
 
 struct Parser<'a> {
     file: &'a Path,
-    resolve: &'a Resolve,
     line: usize,
     section: Section,
     /// Line of `[Interface]`.
@@ -87,7 +69,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(name: &str, file: &'a Path, resolve: &'a Resolve) -> Self {
+    fn new(name: &str, file: &'a Path) -> Self {
         let config = TunnelConfig {
             name: name.to_owned(),
             file: file.to_owned(),
@@ -103,7 +85,6 @@ impl<'a> Parser<'a> {
         };
         Self {
             file,
-            resolve,
             line: 0,
             section: Section::None,
             interface: None,
@@ -164,6 +145,7 @@ impl<'a> Parser<'a> {
                 preshared_key: Zeroizing::new([0; 32]),
                 allowed_ips: Vec::new(),
                 endpoint: None,
+                endpoint_name: None,
                 persistent_keepalive: None,
             };
             self.peers.push(Draft { peer, public_key: None, public_key_line: 0 });
@@ -228,7 +210,10 @@ impl<'a> Parser<'a> {
             }
             "endpoint" => {
                 self.once("Endpoint")?;
-                self.draft().peer.endpoint = Some(endpoint(value, self.resolve)?);
+                match endpoint(value)? {
+                    (host, port, None) => self.draft().peer.endpoint_name = Some((host, port)),
+                    (_, port, Some(ip)) => self.draft().peer.endpoint = Some(SocketAddr::new(ip, port)),
+                }
             }
             "persistentkeepalive" => {
                 self.once("PersistentKeepalive")?;
@@ -384,7 +369,8 @@ fn keepalive(value: &str) -> Result<Option<Duration>, Problem> {
     Ok((seconds != 0).then(|| Duration::from_secs(u64::from(seconds))))
 }
 
-fn endpoint(value: &str, resolve: &Resolve) -> Result<SocketAddr, Problem> {
+/// Host and port, and the address if the host is one. Names are not looked up here.
+fn endpoint(value: &str) -> Result<(String, u16, Option<IpAddr>), Problem> {
     const EXPECTED: &str = "HOST:PORT, ADDRESS:PORT or [IPV6]:PORT, with a port from 1 to 65535";
     let wrong = || unreadable("Endpoint", value, EXPECTED);
     let (host, port) = value.rsplit_once(':').ok_or_else(wrong)?;
@@ -397,12 +383,7 @@ fn endpoint(value: &str, resolve: &Resolve) -> Result<SocketAddr, Problem> {
     if host.is_empty() || host.contains(char::is_whitespace) || host.contains('\0') {
         return Err(wrong());
     }
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(address, port));
-    }
-    let unresolved = |reason: String| Problem::Unresolved { endpoint: shown(value), reason };
-    let answers = resolve(host, port).map_err(|e| unresolved(e.to_string()))?;
-    answers.first().copied().ok_or_else(|| unresolved("no address".to_owned()))
+    Ok((host.to_owned(), port, host.parse().ok()))
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
 
     fn tunnel(name: &str, key: &str) -> TunnelConfig {
         let text = format!("[Interface]\nPrivateKey = {key}\n");
-        wg_quick::parse(name, Path::new("x.conf"), text.as_bytes(), &wg_quick::resolve).expect("well-formed")
+        wg_quick::parse(name, Path::new("x.conf"), text.as_bytes()).expect("well-formed")
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Every turn ends in the same order: sessions and paths are published before any message that
 //! reveals them leaves.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,12 @@ use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
 use super::handle::Handle;
+use super::names::Names;
+use super::plan;
 use super::routes::Merged;
 use super::snapshots::{PathState, World};
-use crate::clock::{self, Boottime};
+use crate::clock::{self, Boottime, Wall};
+use crate::config::{Settings, TunnelConfig};
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
@@ -23,7 +27,7 @@ use crate::pipeline::snapshot::Tunnel;
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
-use crate::wireguard::{self, Event, Transmit};
+use crate::wireguard::{self, Event, PeerStatus, PublicKey, Transmit};
 use crate::xdp::Program;
 
 /// DS byte of handshake messages: DSCP AF41, as the kernel marks them.
@@ -39,33 +43,33 @@ const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What never changes while the gateway runs.
+/// What the gateway is made from. Only [`Gateway::reconfigure`] changes it: never ports, workers and TUN.
 #[derive(Debug)]
 pub struct Plan {
     /// The topology.
     pub topology: Topology,
+    /// The tunnels' files, in the order of the topology's tunnels.
+    pub configs: Vec<TunnelConfig>,
+    /// forwarder.toml.
+    pub settings: Settings,
     /// Our TUN.
     pub tun: InterfaceId,
     /// The tunnels' inbound side.
     pub tunnels: Arc<[Tunnel]>,
-    /// The mark of each tunnel's outer packets, 0 = none.
-    pub fwmarks: Vec<u32>,
-    /// Whether opened packets may go out by another tunnel.
-    pub transit: bool,
     /// What the tunnels share.
     pub shared: Arc<wireguard::Shared>,
 }
 
 /// Everything that the control thread owns.
 pub struct Gateway {
-    /// What never changes.
+    /// What it is made from.
     pub plan: Plan,
     /// The way to the kernel's tables.
     pub kernel: Kernel,
     /// Those tables, as last read.
     pub view: View,
     /// The tunnels' protocol state.
-    pub tunnels: Vec<wireguard::Tunnel>,
+    pub tunnels: BTreeMap<TunnelId, wireguard::Tunnel>,
     /// The ports' XDP programs, by [`PortId`].
     pub programs: Vec<Program>,
     /// The tunnels' UDP sockets.
@@ -80,6 +84,7 @@ pub struct Gateway {
     pub(super) healthy: Vec<bool>,
     pub(super) generation: u64,
     pub(super) stale: Stale,
+    pub(super) names: Names,
     pub(super) keepalives: Vec<PeerId>,
     pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
@@ -108,14 +113,13 @@ impl Gateway {
         plan: Plan,
         kernel: Kernel,
         view: View,
-        tunnels: Vec<wireguard::Tunnel>,
+        tunnels: BTreeMap<TunnelId, wireguard::Tunnel>,
         programs: Vec<Program>,
         sockets: Arc<UdpSockets>,
         handle: Arc<Handle>,
         publisher: Publisher,
     ) -> Self {
-        let peers = plan.topology.peers.len();
-        Self {
+        let mut this = Self {
             plan,
             kernel,
             view,
@@ -124,26 +128,65 @@ impl Gateway {
             sockets,
             handle,
             publisher,
-            paths: (0..peers).map(|_| PathState::default()).collect(),
-            obstacles: vec![None; peers],
+            paths: Vec::new(),
+            obstacles: Vec::new(),
             routes: Merged::default(),
-            healthy: vec![false; peers],
+            healthy: Vec::new(),
             generation: 0,
             stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
+            names: Names::default(),
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
             loaded_until: Boottime::default(),
-        }
+        };
+        this.make_room();
+        this
+    }
+
+    /// Room for the state of every peer, by its id.
+    pub(super) fn make_room(&mut self) {
+        let ids = self.plan.topology.peers.keys().next_back().map_or(0, |last| last.index() + 1);
+        let ids = ids.max(self.paths.len());
+        self.paths.resize_with(ids, PathState::default);
+        self.obstacles.resize(ids, None);
+        self.healthy.resize(ids, false);
+    }
+
+    /// The tunnels as they are configured now.
+    pub fn configs(&self) -> &[TunnelConfig] {
+        &self.plan.configs
+    }
+
+    /// The UDP port of a tunnel, by its name: the one that the kernel chose where the configuration has none.
+    pub fn listen_port(&self, tunnel: &str) -> Option<u16> {
+        let plan = self.plan.topology.tunnels.iter().find(|plan| plan.name == tunnel)?;
+        self.sockets.port(plan.id)
+    }
+
+    /// What became of a peer, by its tunnel's name and its key.
+    pub fn peer_status(&self, tunnel: &str, key: PublicKey) -> Option<PeerStatus> {
+        self.status(self.peer(tunnel, key)?)
+    }
+
+    pub(super) fn peer(&self, tunnel: &str, key: PublicKey) -> Option<PeerId> {
+        let mut tunnels = self.plan.topology.tunnels.iter().zip(&self.plan.configs);
+        let (plan, config) = tunnels.find(|(plan, _)| plan.name == tunnel)?;
+        let section = config.peers.iter().position(|section| section.public_key == key)?;
+        plan.peers.get(section).copied()
     }
 
     /// Starts a handshake with every peer whose endpoint is known, so that the first packets find
     /// their tunnels up.
     pub fn greet(&mut self, rng: &mut dyn CryptoRng) {
+        self.greet_these(self.peers(), rng);
+    }
+
+    pub(super) fn greet_these(&mut self, peers: impl IntoIterator<Item = PeerId>, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        for peer in self.peers() {
-            if self.tunnel(peer).status(peer).is_some_and(|s| s.endpoint.is_some()) {
-                self.tunnel(peer).want_session(peer, now, wall, rng);
+        for peer in peers {
+            if self.status(peer).is_some_and(|s| s.endpoint.is_some()) {
+                self.want_session(peer, now, wall, rng);
             }
         }
     }
@@ -160,11 +203,12 @@ impl Gateway {
 
     /// When the next turn is due even if nothing happens.
     pub fn deadline(&self) -> Option<Boottime> {
-        self.tunnels.iter().filter_map(|t| t.poll_timeout().map(|(at, _)| at)).min()
+        self.tunnels.values().filter_map(|t| t.poll_timeout().map(|(at, _)| at)).min()
     }
 
     /// One turn: read what came, act, publish, send.
     pub async fn turn(&mut self, rng: &mut dyn CryptoRng) {
+        self.look_up_names();
         self.receive(rng);
         self.run_timers(rng);
         self.ask_neighbours().await;
@@ -189,10 +233,11 @@ impl Gateway {
         let loaded = now < self.loaded_until;
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some(handshake) = self.handle.next_handshake() else { break };
-            let tunnel = &mut self.tunnels[handshake.tunnel.index()];
+            // Its tunnel may be gone by now.
+            let Some(tunnel) = self.tunnels.get_mut(&handshake.tunnel) else { continue };
             let outcome = tunnel.receive(now, wall, rng, handshake.source, &handshake.message, loaded);
             if let Err(refusal) = outcome {
-                let name = &self.plan.topology.tunnels[handshake.tunnel.index()].name;
+                let name = self.plan.topology.tunnel(handshake.tunnel).map_or("", |plan| &plan.name);
                 tracing::debug!("{name}: refused a handshake message of {}: {refusal:?}", handshake.source);
             }
         }
@@ -200,17 +245,17 @@ impl Gateway {
         // One path of a group wants a session: its siblings are to share the load, so they all do.
         let wanted: Vec<PeerId> =
             self.peers().filter(|peer| self.handle.take_session_wanted(*peer)).collect();
-        let retried =
-            self.peers().zip(&mut self.paths).filter_map(|(peer, path)| path.retries(now).then_some(peer));
+        let retried = self.peers().filter(|peer| self.paths[peer.index()].retries(now));
+        let retried: Vec<PeerId> = retried.collect();
         let wanted: Vec<_> = wanted.into_iter().chain(retried).collect();
         for peer in wanted.into_iter().flat_map(|peer| self.siblings(peer)).collect::<Vec<_>>() {
-            self.tunnel(peer).want_session(peer, now, wall, rng);
+            self.want_session(peer, now, wall, rng);
         }
     }
 
     fn run_timers(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        for tunnel in &mut self.tunnels {
+        for tunnel in self.tunnels.values_mut() {
             if tunnel.poll_timeout().is_some_and(|(at, _)| at <= now) {
                 tunnel.handle_timeout(now, wall, rng);
             }
@@ -243,7 +288,7 @@ impl Gateway {
     }
 
     fn collect_events(&mut self) {
-        for (tunnel, id) in self.tunnels.iter_mut().zip(0_u16..) {
+        for tunnel in self.tunnels.values_mut() {
             while let Some(event) = tunnel.poll_event() {
                 match event {
                     Event::Sessions(peer) => {
@@ -256,7 +301,7 @@ impl Gateway {
                     Event::Keepalive(peer) => self.keepalives.push(peer),
                     Event::GaveUp(peer) => {
                         self.paths[peer.index()].given_up = Some(clock::boottime());
-                        let name = &self.plan.topology.tunnels[usize::from(id)].name;
+                        let name = self.plan.topology.tunnel_name(peer);
                         tracing::warn!(
                             "{name}: peer {peer} answers no handshake; its flows go by other tunnels"
                         );
@@ -278,7 +323,7 @@ impl Gateway {
             tunnels: &self.plan.tunnels,
             paths: &self.paths,
             healthy: &self.healthy,
-            transit: self.plan.transit,
+            transit: self.plan.settings.transit,
         };
         let (fast, slow) = world.snapshots(self.generation);
         let workers = self.plan.topology.cores.len();
@@ -292,10 +337,12 @@ impl Gateway {
     /// Sends handshake messages and keepalives: by the path's own port where there is one, so that a
     /// dead port is a dead tunnel; else by the tunnel's UDP socket.
     fn send(&mut self) {
-        for tunnel in 0..self.tunnels.len() {
-            while let Some(transmit) = self.tunnels[tunnel].poll_transmit() {
-                self.send_handshake(TunnelId(tunnel as u16), &transmit);
-            }
+        let mut transmits = Vec::new();
+        for (id, tunnel) in &mut self.tunnels {
+            transmits.extend(std::iter::from_fn(|| tunnel.poll_transmit()).map(|transmit| (*id, transmit)));
+        }
+        for (tunnel, transmit) in transmits {
+            self.send_handshake(tunnel, &transmit);
         }
         let workers = self.plan.topology.cores.len();
         for peer in std::mem::take(&mut self.keepalives) {
@@ -330,17 +377,37 @@ impl Gateway {
     }
 
     pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + use<> {
-        (0..self.plan.topology.peers.len() as u32).map(PeerId)
+        self.plan.topology.peers.keys().copied().collect::<Vec<_>>().into_iter()
+    }
+
+    pub(super) fn tunnel_of(&self, peer: PeerId) -> Option<TunnelId> {
+        self.plan.topology.peers.get(&peer).map(|plan| plan.tunnel)
+    }
+
+    pub(super) fn status(&self, peer: PeerId) -> Option<PeerStatus> {
+        self.tunnels.get(&self.tunnel_of(peer)?)?.status(peer)
+    }
+
+    /// The mark of a tunnel's outer packets, 0 = none.
+    pub(super) fn fwmark(&self, tunnel: TunnelId) -> u32 {
+        let mut tunnels = self.plan.topology.tunnels.iter().zip(&self.plan.configs);
+        tunnels.find(|(plan, _)| plan.id == tunnel).map_or(0, |(_, config)| plan::fwmark(config))
     }
 
     /// The peers of all groups that `peer` belongs to, itself included.
     fn siblings(&self, peer: PeerId) -> Vec<PeerId> {
-        let groups = &self.plan.topology.peers[peer.index()].groups;
+        let groups = self.plan.topology.peers.get(&peer).map(|plan| &plan.groups);
         let of = |group: &crate::id::GroupId| self.plan.topology.groups[group.index()].peers.clone();
-        groups.iter().flat_map(of).collect()
+        groups.into_iter().flatten().flat_map(of).collect()
     }
 
-    fn tunnel(&mut self, peer: PeerId) -> &mut wireguard::Tunnel {
-        &mut self.tunnels[self.plan.topology.peers[peer.index()].tunnel.index()]
+    pub(super) fn tunnel(&mut self, peer: PeerId) -> Option<&mut wireguard::Tunnel> {
+        self.tunnels.get_mut(&self.plan.topology.peers.get(&peer)?.tunnel)
+    }
+
+    fn want_session(&mut self, peer: PeerId, now: Boottime, wall: Wall, rng: &mut dyn CryptoRng) {
+        if let Some(tunnel) = self.tunnel(peer) {
+            tunnel.want_session(peer, now, wall, rng);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
-use crate::id::{InterfaceId, PeerId};
+use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Handshake;
 
@@ -27,12 +27,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// For that many peers.
-    pub fn new(peers: usize) -> Self {
+    /// Nothing is left yet.
+    pub fn new() -> Self {
         Self {
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
             neighbours: ArrayQueue::new(MAX_NEIGHBOURS),
-            sessions: (0..peers).map(|_| AtomicBool::new(false)).collect(),
+            sessions: (0..MAX_PEER_IDS).map(|_| AtomicBool::new(false)).collect(),
             wake: Notify::new(),
         }
     }
@@ -64,9 +64,20 @@ impl Handle {
         self.neighbours.pop()
     }
 
+    /// As if packets waited for a session with the peer.
+    pub fn want(&self, peer: PeerId) {
+        self.want_session(peer);
+    }
+
     /// Whether packets wait for a session with the peer; asking clears the flag.
     pub fn take_session_wanted(&self, peer: PeerId) -> bool {
         self.sessions[peer.index()].swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

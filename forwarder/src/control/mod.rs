@@ -1,19 +1,23 @@
 //! The control thread: configuration to topology, start, handshakes, timers, the kernel's changes, stop.
 
+mod change;
 mod check;
 pub mod egress;
 pub mod gateway;
 pub mod handle;
 pub mod lanes;
+mod names;
 mod paths;
 mod plan;
 pub mod preflight;
+pub mod reconfigure;
 pub mod report;
 pub mod routes;
 mod routing;
 mod serve;
 pub mod snapshots;
 mod start;
+mod uapi;
 mod world;
 
 use anyhow::Context as _;
@@ -27,5 +31,9 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     // Keys never reach a core file.
     prctl::set_dumpable(false).context("cannot switch core dumps off")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the control thread's runtime")?.block_on(work)
+    let runtime = runtime.context("cannot start the control thread's runtime")?;
+    let outcome = runtime.block_on(work);
+    // A name that is still being looked up holds up nobody's end.
+    runtime.shutdown_background();
+    outcome
 }

@@ -18,8 +18,8 @@ impl Gateway {
             return;
         }
         for peer in self.peers() {
-            let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-            let endpoint = self.tunnels[tunnel.index()].status(peer).and_then(|s| s.endpoint);
+            let Some(tunnel) = self.tunnel_of(peer) else { continue };
+            let endpoint = self.status(peer).and_then(|s| s.endpoint);
             let outcome = self.resolve(tunnel, endpoint).await;
             if let Some(Obstacle::Neighbour(interface, address)) = outcome.as_ref().err() {
                 self.use_neighbour(*interface, *address).await;
@@ -42,9 +42,9 @@ impl Gateway {
         endpoint: Option<SocketAddr>,
     ) -> Result<Option<Encap>, Obstacle> {
         let Some(remote) = endpoint else { return Ok(None) };
-        let resolved = self.kernel.resolve(remote.ip(), self.plan.fwmarks[tunnel.index()]).await;
+        let resolved = self.kernel.resolve(remote.ip(), self.fwmark(tunnel)).await;
         let resolved = resolved.map_err(|error| Obstacle::Unroutable(error.to_string()))?;
-        let port = self.plan.tunnels[tunnel.index()].listen_port;
+        let port = self.plan.tunnels.get(tunnel.index()).map_or(0, |tunnel| tunnel.listen_port);
         egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved)
             .map(Some)
     }
@@ -55,8 +55,7 @@ impl Gateway {
         if *known == obstacle {
             return;
         }
-        let tunnel = self.plan.topology.peers[peer.index()].tunnel;
-        let name = &self.plan.topology.tunnels[tunnel.index()].name;
+        let name = self.plan.topology.tunnel_name(peer);
         match &obstacle {
             // Neighbours come and go; only their lasting absence is news, and packets count it.
             Some(Obstacle::Neighbour(..)) => {

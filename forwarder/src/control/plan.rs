@@ -3,11 +3,13 @@
 
 use anyhow::Context as _;
 
-use crate::config::{self, ConfigError, Loaded, RunOptions, Settings, Table, TunnelConfig, wg_quick};
+use crate::config::{self, ConfigError, Loaded, PeerSection, RunOptions, Settings, Table, TunnelConfig};
+use crate::id::PeerId;
 use crate::kernel::netlink::Kernel;
 use crate::kernel::{Link, TABLE_TUNNEL, View, nic};
 use crate::port::udp::TunnelSocket;
 use crate::topology::{self, Inputs, NicFacts, Topology, TopologyError};
+use crate::wireguard::PeerConfig;
 use crate::xdp::query;
 
 /// The plan and what it was made from.
@@ -36,7 +38,7 @@ pub struct Files {
 /// Every mistake in them.
 pub fn files(options: &RunOptions) -> Result<Files, Vec<ConfigError>> {
     let settings = Settings::load(options.settings.as_deref());
-    let loaded = config::load(&options.configs, &wg_quick::resolve);
+    let loaded = config::load(&options.configs);
     match (settings, loaded) {
         (Ok(settings), Ok(loaded)) => Ok(Files { settings, loaded }),
         (settings, loaded) => {
@@ -96,12 +98,27 @@ pub fn topology(
 
 /// What the tunnels' UDP sockets need.
 pub fn sockets(configs: &[TunnelConfig]) -> Vec<TunnelSocket> {
-    let socket = |config: &TunnelConfig| TunnelSocket {
+    configs.iter().map(socket).collect()
+}
+
+/// What a tunnel's UDP sockets need.
+pub fn socket(config: &TunnelConfig) -> TunnelSocket {
+    TunnelSocket {
         file: config.file.display().to_string(),
         port: config.listen_port,
         fwmark: Some(fwmark(config)).filter(|&mark| mark != 0),
-    };
-    configs.iter().map(socket).collect()
+    }
+}
+
+/// What the protocol needs to know of a peer.
+pub fn peer_config(id: PeerId, section: &PeerSection) -> PeerConfig {
+    PeerConfig {
+        id,
+        public_key: section.public_key,
+        preshared_key: *section.preshared_key,
+        endpoint: section.endpoint,
+        persistent_keepalive: section.persistent_keepalive,
+    }
 }
 
 /// The mark of a tunnel's outer packets: its own, or wg-quick's (the table's number) when it carries a `/0`.

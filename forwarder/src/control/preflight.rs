@@ -7,6 +7,7 @@ use std::slice;
 use anyhow::bail;
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::names;
 use super::plan::{self, Files, Planned};
 use crate::config::RunOptions;
 use crate::kernel::Link;
@@ -96,7 +97,10 @@ pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<
     let mut this = Preflight::default();
     let capabilities = this.take("capabilities", capabilities(), |_| "all that are needed".into());
     let tunnels = |files: &Files| format!("tunnels: {}", list(files.loaded.tunnels.iter().map(|t| &t.name)));
-    let files = this.take("configuration", plan::files(options), tunnels);
+    let mut files = this.take("configuration", plan::files(options), tunnels);
+    if let Some(files) = &mut files {
+        files.loaded.remarks.extend(names::resolve(&mut files.loaded.tunnels).await);
+    }
     // Before the kernel is looked at: a forwarder that has just died is still being cleaned up after.
     let alone = |_: &Lock| "no other forwarder in this network namespace".into();
     this.lock = this.take("namespace", Lock::acquire().map_err(one), alone);

@@ -74,9 +74,9 @@ impl Report {
 }
 
 fn tunnels(gateway: &Gateway) -> Vec<TunnelReport> {
-    let report = |(plan, tunnel): (&crate::topology::TunnelPlan, &crate::wireguard::Tunnel)| {
+    let report = |plan: &crate::topology::TunnelPlan| {
         let mut sum = TunnelReport { name: plan.name.clone(), ..TunnelReport::default() };
-        for status in plan.peers.iter().filter_map(|peer| tunnel.status(*peer)) {
+        for status in plan.peers.iter().filter_map(|peer| gateway.status(*peer)) {
             sum.tx_bytes += status.tx_bytes;
             sum.rx_bytes += status.rx_bytes;
             sum.tx_packets += status.tx_packets;
@@ -84,7 +84,7 @@ fn tunnels(gateway: &Gateway) -> Vec<TunnelReport> {
         }
         sum
     };
-    gateway.plan.topology.tunnels.iter().zip(&gateway.tunnels).map(report).collect()
+    gateway.plan.topology.tunnels.iter().map(report).collect()
 }
 
 impl std::fmt::Display for Report {

@@ -12,10 +12,14 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::gateway::Gateway;
 use super::lanes::Lanes;
+use super::names;
+use super::plan::{self, Files};
 use super::report::Report;
 use crate::clock;
+use crate::config::{Loaded, RunOptions, Settings};
 use crate::kernel::netlink::{Changed, Watch};
 use crate::topology::Mode;
+use crate::uapi;
 use crate::xdp::XdpError;
 
 /// Longest sleep between turns: snapshots are freed and threads looked after at least so often.
@@ -31,24 +35,20 @@ pub struct Running {
     lanes: Lanes,
     watch: Watch,
     signals: Signals,
+    /// The tunnels' control sockets.
+    uapi: uapi::Server,
     bonds: Interval,
-    /// Where the counters are written as JSON.
-    counters: Option<PathBuf>,
+    /// What the command line asked for.
+    options: RunOptions,
     rng: ThreadRng,
 }
 
 impl Running {
     /// A gateway that has not taken a turn yet.
-    pub fn new(
-        gateway: Gateway,
-        lanes: Lanes,
-        watch: Watch,
-        signals: Signals,
-        counters: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(gateway: Gateway, lanes: Lanes, watch: Watch, signals: Signals, options: RunOptions) -> Self {
         let mut bonds = tokio::time::interval(BOND_INTERVAL);
         bonds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, lanes, watch, signals, bonds, counters, rng: rand::rng() }
+        Self { gateway, lanes, watch, signals, uapi: uapi::Server::new(), bonds, options, rng: rand::rng() }
     }
 
     /// Fills the maps, attaches the programs and takes turns, until a signal asks for the end.
@@ -60,6 +60,7 @@ impl Running {
         // What the peers have sent meanwhile is answered before we ask.
         self.gateway.turn(&mut self.rng).await;
         self.gateway.greet(&mut self.rng);
+        self.serve_uapi();
         if self.attach().await?.is_break() {
             return Ok(());
         }
@@ -76,6 +77,11 @@ impl Running {
         if !keep_guard && let Err(error) = self.gateway.kernel.remove_ours().await {
             tracing::warn!("{error}");
         }
+    }
+
+    /// A control socket for every tunnel.
+    fn serve_uapi(&mut self) {
+        self.uapi.serve(self.gateway.configs().iter().map(|config| config.name.as_str()));
     }
 
     /// Attaches the programs, one port at a time: native drivers may reset the port, and a bond must never
@@ -144,9 +150,14 @@ impl Running {
                 self.gateway.note(changed);
             }
             _ = self.bonds.tick() => self.gateway.look_at_bonds().await,
+            call = self.uapi.next() => {
+                let answer = self.gateway.answer(&call.tunnel, &call.request, &mut self.rng).await;
+                call.answer(answer);
+            }
             signal = self.signals.next() => match signal {
                 Asked::Stop => return Ok(ControlFlow::Break(())),
                 Asked::Report => self.report().await,
+                Asked::Reload => self.reload().await,
             },
             () = tokio::time::sleep(rest) => {}
         }
@@ -155,6 +166,37 @@ impl Running {
             bail!("a worker thread ended by itself: this is a bug, its message stands above");
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Reads the files again and applies the difference; a mistake in one changes nothing.
+    async fn reload(&mut self) {
+        match plan::files(&self.options) {
+            Ok(files) => self.apply(files).await,
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!("{error}");
+                }
+                tracing::error!("the configuration has mistakes, nothing was changed");
+            }
+        }
+    }
+
+    async fn apply(&mut self, files: Files) {
+        let Files { settings, loaded: Loaded { mut tunnels, remarks } } = files;
+        for remark in remarks {
+            tracing::info!("note: {remark}");
+        }
+        let now = &self.gateway.plan.settings;
+        if (now.workers, now.guard) != (settings.workers, settings.guard) {
+            tracing::warn!("forwarder.toml: another `workers` or `guard` takes effect at the next start");
+        }
+        let settings = Settings { workers: now.workers, guard: now.guard, ..settings };
+        names::carry_over(self.gateway.configs(), &mut tunnels);
+        match self.gateway.reconfigure_with(settings, tunnels, &mut self.rng).await {
+            Ok(()) => tracing::info!("the configuration was read again"),
+            Err(error) => tracing::error!("{error}; nothing was changed"),
+        }
+        self.serve_uapi();
     }
 
     /// Prints the counters, and writes them as JSON where `--counters` says.
@@ -168,7 +210,7 @@ impl Running {
         }
         let report = Report::collect(&self.gateway, &self.lanes);
         print!("{report}");
-        if let Some(file) = &self.counters
+        if let Some(file) = &self.options.counters
             && let Err(error) = write(file, &report)
         {
             tracing::warn!("{}: cannot write the counters: {error}", file.display());
@@ -187,6 +229,7 @@ fn write(file: &Path, report: &Report) -> std::io::Result<()> {
 /// What a signal asks for.
 enum Asked {
     Stop,
+    Reload,
     Report,
 }
 
@@ -216,7 +259,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
             _ = self.report.recv() => Asked::Report,
         }
     }

@@ -65,7 +65,7 @@ pub struct World<'a> {
     pub routes: &'a Merged,
     /// The tunnels' inbound side, which changes only with the configuration.
     pub tunnels: &'a Arc<[Tunnel]>,
-    /// The paths by peer.
+    /// The paths by [`PeerId`].
     pub paths: &'a [PathState],
     /// Which of them are healthy.
     pub healthy: &'a [bool],
@@ -73,24 +73,31 @@ pub struct World<'a> {
     pub transit: bool,
 }
 
-/// The tunnels' inbound side.
-pub fn tunnels(topology: &Topology, configs: &[TunnelConfig], listen_ports: &[u16]) -> Arc<[Tunnel]> {
-    let tunnels = topology.tunnels.iter().zip(configs).zip(listen_ports);
-    tunnels
-        .map(|((plan, config), listen_port)| {
-            let mut allowed_ips = AllowedIps::default();
-            for peer in &plan.peers {
-                for prefix in &config.peers[topology.peers[peer.index()].section].allowed_ips {
-                    match prefix {
-                        IpNet::V4(prefix) => drop(allowed_ips.v4.insert(*prefix, *peer)),
-                        IpNet::V6(prefix) => drop(allowed_ips.v6.insert(*prefix, *peer)),
-                    }
+/// The tunnels' inbound side, by [`TunnelId`].
+pub fn tunnels(
+    topology: &Topology,
+    configs: &[TunnelConfig],
+    listen_port: impl Fn(TunnelId) -> u16,
+) -> Arc<[Tunnel]> {
+    let mut tunnels = Vec::new();
+    for (plan, config) in topology.tunnels.iter().zip(configs) {
+        let mut allowed_ips = AllowedIps::default();
+        for (peer, section) in plan.peers.iter().zip(&config.peers) {
+            for prefix in &section.allowed_ips {
+                match prefix {
+                    IpNet::V4(prefix) => drop(allowed_ips.v4.insert(*prefix, *peer)),
+                    IpNet::V6(prefix) => drop(allowed_ips.v6.insert(*prefix, *peer)),
                 }
             }
-            let addresses = config.addresses.iter().map(IpNet::addr).collect();
-            Tunnel { addresses, listen_port: *listen_port, allowed_ips, mtu: plan.mtu }
-        })
-        .collect()
+        }
+        let addresses = config.addresses.iter().map(IpNet::addr).collect();
+        if tunnels.len() <= plan.id.index() {
+            tunnels.resize_with(plan.id.index() + 1, Tunnel::default);
+        }
+        let listen_port = listen_port(plan.id);
+        tunnels[plan.id.index()] = Tunnel { addresses, listen_port, allowed_ips, mtu: plan.mtu };
+    }
+    tunnels.into()
 }
 
 impl World<'_> {
@@ -123,18 +130,21 @@ impl World<'_> {
     }
 
     fn paths(&self, encap: impl Fn(&PathState) -> Option<Encap>) -> Vec<Path> {
-        let tunnel_of = |peer: usize| -> TunnelId { self.topology.peers[peer].tunnel };
-        let path = |(peer, state): (usize, &PathState)| Path {
-            tunnel: tunnel_of(peer),
+        let tunnel_of = |peer| self.topology.peers.get(&peer).map_or(TunnelId(0), |plan| plan.tunnel);
+        let path = |(peer, state): (u32, &PathState)| Path {
+            tunnel: tunnel_of(PeerId(peer)),
             session: state.sealing.clone(),
             encap: encap(state),
         };
-        self.paths.iter().enumerate().map(path).collect()
+        (0..).zip(self.paths).map(path).collect()
     }
 
     fn groups(&self) -> Arc<[Group]> {
         let healthy = |peer: &PeerId| (*peer, self.healthy[peer.index()]);
-        let mtu = |peer: &PeerId| self.topology.tunnels[self.topology.peers[peer.index()].tunnel.index()].mtu;
+        let mtu = |peer: &PeerId| {
+            let tunnel = self.topology.peers.get(peer).and_then(|plan| self.topology.tunnel(plan.tunnel));
+            tunnel.map_or(0, |tunnel| tunnel.mtu)
+        };
         let groups = self.topology.groups.iter().map(|plan| Group {
             buckets: flow::buckets(&plan.peers.iter().map(healthy).collect::<Vec<_>>()),
             mtu: plan.peers.iter().map(mtu).min().unwrap_or(0),

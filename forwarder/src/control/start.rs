@@ -7,6 +7,7 @@
 //! 5. programs attached, one port at a time
 //! 6. turns, until a signal
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -15,17 +16,18 @@ use rand::RngExt as _;
 use super::gateway::{Gateway, Plan};
 use super::handle::Handle;
 use super::lanes::{Lanes, Parts};
-use super::plan::{Planned, fwmark};
+use super::plan::{Planned, peer_config};
 use super::preflight::{Ready, TUN, preflight};
+use super::routing::{self, Wanted};
 use super::serve::{Running, Signals};
-use super::{routing, snapshots};
+use super::snapshots;
 use crate::clock;
 use crate::config::{Guard, RunOptions, TunnelConfig};
 use crate::id::TunnelId;
 use crate::kernel::guard::Janitor;
 use crate::kernel::netlink::Kernel;
 use crate::publish::Publisher;
-use crate::topology::Topology;
+use crate::topology::TunnelPlan;
 use crate::tun::Tun;
 use crate::wireguard;
 
@@ -56,9 +58,9 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let sockets = Arc::new(sockets);
     let tun = Tun::create(TUN)?;
     let interface = tun.interface();
-    routing::set_up(&kernel, &topology, &configs, interface).await?;
+    routing::set_up(&kernel, &Wanted::new(&configs, topology.tun_mtu), interface).await?;
 
-    let handle = Arc::new(Handle::new(topology.peers.len()));
+    let handle = Arc::new(Handle::new());
     let mut publisher = Publisher::new();
     let lanes = Lanes::start(Parts {
         topology: &topology,
@@ -68,54 +70,36 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         handle: &handle,
         publisher: &mut publisher,
     })?;
-    let listen_ports: Vec<u16> =
-        (0..configs.len() as u16).filter_map(|t| sockets.port(TunnelId(t))).collect();
-    let shared = Arc::<wireguard::Shared>::default();
     let plan = Plan {
-        tunnels: snapshots::tunnels(&topology, &configs, &listen_ports),
+        tunnels: snapshots::tunnels(&topology, &configs, |tunnel| sockets.port(tunnel).unwrap_or(0)),
         tun: interface,
-        fwmarks: configs.iter().map(fwmark).collect(),
-        transit: settings.transit,
-        shared: Arc::clone(&shared),
+        settings,
+        configs,
+        shared: Arc::default(),
         topology,
     };
     let mut rng = rand::rng();
     // Gateways that start together must not initiate together: such handshakes cancel each other.
     tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
-    let tunnels = tunnels(&plan.topology, &configs, &shared, &mut rng);
-    // The tunnels have the keys now; this wipes the configuration's.
-    drop(configs);
+    let tunnels = tunnels(&plan, &mut rng);
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
-    let mut running = Running::new(gateway, lanes, watch, signals, options.counters.clone());
+    let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;
     outcome
 }
 
 /// The tunnels' protocol state.
-fn tunnels(
-    topology: &Topology,
-    configs: &[TunnelConfig],
-    shared: &Arc<wireguard::Shared>,
-    rng: &mut impl rand::CryptoRng,
-) -> Vec<wireguard::Tunnel> {
+fn tunnels(plan: &Plan, rng: &mut impl rand::CryptoRng) -> BTreeMap<TunnelId, wireguard::Tunnel> {
     let now = clock::boottime();
-    let mut tunnels = Vec::with_capacity(configs.len());
-    for (config, id) in configs.iter().zip(0..) {
-        let shared = Arc::clone(shared);
-        let mut tunnel = wireguard::Tunnel::new(TunnelId(id), &config.private_key, shared, now, rng);
-        for peer in &topology.tunnels[usize::from(id)].peers {
-            let section = &config.peers[topology.peers[peer.index()].section];
-            let peer = wireguard::PeerConfig {
-                id: *peer,
-                public_key: section.public_key,
-                preshared_key: *section.preshared_key,
-                endpoint: section.endpoint,
-                persistent_keepalive: section.persistent_keepalive,
-            };
-            tunnel.add_peer(&peer, now);
+    let tunnels = plan.topology.tunnels.iter().zip(&plan.configs);
+    let tunnel = |(place, config): (&TunnelPlan, &TunnelConfig)| {
+        let shared = Arc::clone(&plan.shared);
+        let mut tunnel = wireguard::Tunnel::new(place.id, &config.private_key, shared, now, rng);
+        for (id, section) in place.peers.iter().zip(&config.peers) {
+            tunnel.add_peer(&peer_config(*id, section), now);
         }
-        tunnels.push(tunnel);
-    }
-    tunnels
+        (place.id, tunnel)
+    };
+    tunnels.map(tunnel).collect()
 }

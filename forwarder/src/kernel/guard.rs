@@ -30,6 +30,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::netlink::{Kernel, Removed};
 use super::{Error, GUARD_METRIC, Route, RouteKind};
+use crate::uapi;
 
 /// The name of the hidden subcommand that runs [`janitor_main`].
 pub const JANITOR: &str = "janitor";
@@ -165,11 +166,15 @@ pub fn janitor_main() -> Result<Removed, Error> {
     sweep()
 }
 
-/// Removes what is ours. A runtime of its own, since both callers are processes of their own.
+/// Removes what is ours, and the control sockets of who is gone. A runtime of its own, since both callers are
+/// processes of their own.
 fn sweep() -> Result<Removed, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
         .map_err(|e| Error::io("start the runtime", &e))?;
-    runtime.block_on(async { Kernel::connect()?.remove_ours().await })
+    let removed = runtime.block_on(async { Kernel::connect()?.remove_ours().await })?;
+    // One that stays is found to be stale by the next who wants its name.
+    let _ = uapi::remove_stale();
+    Ok(removed)
 }

@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub routes: Arc<Routes>,
     /// Groups by [`GroupId`].
     pub groups: Arc<[Group]>,
-    /// Paths by [`PeerId`]: each peer has one.
+    /// Paths by [`PeerId`]: each peer has one. Where there is no peer of that id, no group names it.
     pub paths: Arc<[Path]>,
     /// Tunnels by [`TunnelId`].
     pub tunnels: Arc<[Tunnel]>,
@@ -135,8 +135,8 @@ pub enum Encap {
     },
 }
 
-/// What a tunnel's file says of packets.
-#[derive(Debug)]
+/// What a tunnel's file says of packets; the default stands where there is no tunnel of that id.
+#[derive(Debug, Default)]
 pub struct Tunnel {
     /// The gateway's own addresses in the tunnel. Peers may take them from this tunnel only.
     pub addresses: Box<[IpAddr]>,

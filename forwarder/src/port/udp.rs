@@ -1,9 +1,12 @@
-//! The tunnels' UDP sockets: opened once, shared by the control thread and the slow path's port.
+//! The tunnels' UDP sockets, shared by the control thread, which opens and closes them, and the slow path's
+//! port.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -63,31 +66,62 @@ pub enum UdpError {
     },
 }
 
-/// The sockets of all tunnels, by [`TunnelId`]: one for IPv4 and, where the kernel has it, one for IPv6.
-#[derive(Debug)]
+/// The sockets of all tunnels: one for IPv4 and, where the kernel has it, one for IPv6.
+#[derive(Debug, Default)]
 pub struct UdpSockets {
-    tunnels: Vec<Pair>,
+    tunnels: Mutex<Bound>,
+    /// Counts changes, so that the port need not lock to see that there was none.
+    generation: AtomicU64,
 }
 
+/// Which tunnel has which sockets.
+type Bound = BTreeMap<TunnelId, Arc<Pair>>;
+
+/// A tunnel's sockets.
 #[derive(Debug)]
-struct Pair {
+pub struct Pair {
     port: u16,
     v4: UdpSocket,
     v6: Option<UdpSocket>,
 }
 
 impl UdpSockets {
-    /// Binds the sockets of `tunnels` on all addresses.
+    /// Binds the sockets of `tunnels` on all addresses; [`TunnelId`] is the position.
     ///
     /// # Errors
     /// The file and the port that failed, and the fix.
     pub fn open(tunnels: &[TunnelSocket]) -> Result<Self, UdpError> {
-        Ok(Self { tunnels: tunnels.iter().map(Pair::open).collect::<Result<_, _>>()? })
+        let this = Self::default();
+        let ids = (0..).map(TunnelId);
+        let bound: Result<Bound, UdpError> =
+            ids.zip(tunnels).map(|(id, t)| Ok((id, this.bind(t)?))).collect();
+        this.replace(bound?);
+        Ok(this)
+    }
+
+    /// The sockets for a tunnel: those of a tunnel that has the port now, else new ones.
+    ///
+    /// # Errors
+    /// The file and the port that failed, and the fix.
+    pub fn bind(&self, tunnel: &TunnelSocket) -> Result<Arc<Pair>, UdpError> {
+        let ours = self.lock().values().find(|pair| pair.port == tunnel.port).cloned();
+        ours.map_or_else(|| Pair::open(tunnel).map(Arc::new), Ok)
+    }
+
+    /// Makes these the tunnels' sockets. The port closes those that are no more when it turns.
+    pub fn replace(&self, tunnels: BTreeMap<TunnelId, Arc<Pair>>) {
+        *self.lock() = tunnels;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Which tunnel has which sockets now.
+    pub fn bound(&self) -> BTreeMap<TunnelId, Arc<Pair>> {
+        self.lock().clone()
     }
 
     /// The UDP port on which the tunnel listens.
     pub fn port(&self, tunnel: TunnelId) -> Option<u16> {
-        self.tunnels.get(tunnel.index()).map(|t| t.port)
+        self.lock().get(&tunnel).map(|pair| pair.port)
     }
 
     /// Sends one datagram from the tunnel's socket with this DS byte, without waiting.
@@ -95,7 +129,7 @@ impl UdpSockets {
     /// # Errors
     /// What the kernel said; `EAFNOSUPPORT` for IPv6 without IPv6, `ENOENT` for an unknown tunnel.
     pub fn send_to(&self, tunnel: TunnelId, to: SocketAddr, tos: u8, bytes: &[u8]) -> io::Result<()> {
-        let pair = self.tunnels.get(tunnel.index()).ok_or(Errno::ENOENT)?;
+        let pair = self.lock().get(&tunnel).cloned().ok_or(Errno::ENOENT)?;
         let fd = pair.fd(to).ok_or(Errno::EAFNOSUPPORT)?;
         let (v4, v6) = (tos, i32::from(tos));
         let control =
@@ -104,18 +138,31 @@ impl UdpSockets {
         sendmsg(fd, &iov, &[control], MsgFlags::MSG_DONTWAIT, Some(&SockaddrStorage::from(to)))?;
         Ok(())
     }
-}
 
-impl UdpSockets {
-    fn descriptors(&self) -> impl Iterator<Item = (TunnelId, RawFd)> {
-        self.tunnels.iter().zip(0..).flat_map(|(pair, id)| {
-            let sockets = [Some(&pair.v4), pair.v6.as_ref()];
-            sockets.into_iter().flatten().map(move |s| (TunnelId(id), s.as_raw_fd()))
-        })
+    fn lock(&self) -> std::sync::MutexGuard<'_, Bound> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pair {
+    /// The port that they are bound to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sets the firewall mark of what is sent from now on, 0 for none.
+    ///
+    /// # Errors
+    /// Without `CAP_NET_ADMIN` and `CAP_NET_RAW`.
+    pub fn set_mark(&self, mark: u32) -> io::Result<()> {
+        let sockets = [Some(&self.v4), self.v6.as_ref()];
+        sockets.into_iter().flatten().try_for_each(|s| Ok(setsockopt(s, sockopt::Mark, &mark)?))
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd)
+    }
+
     fn open(tunnel: &TunnelSocket) -> Result<Self, UdpError> {
         let v4 = Self::open_v4(tunnel)?;
         let port = v4.local_addr().map_err(|e| tunnel.fail(e))?.port();
@@ -186,8 +233,12 @@ impl TunnelSocket {
 pub struct UdpPort {
     sockets: Arc<UdpSockets>,
     uring: Uring,
-    /// The tunnel of each receiver of the ring.
-    tunnels: Vec<TunnelId>,
+    /// What is bound, as the port last saw it.
+    bound: Bound,
+    generation: u64,
+    /// The sockets that the ring reads, by the number of the receiver. They stay open until the ring has let
+    /// go of them.
+    receivers: BTreeMap<u16, (TunnelId, Arc<Pair>)>,
     free: Arena,
     counters: PortCounters,
 }
@@ -199,12 +250,43 @@ impl UdpPort {
     /// # Errors
     /// `io_uring` is not to be had.
     pub fn new(sockets: Arc<UdpSockets>, frames: u16, room: usize) -> Result<Self, UringError> {
-        let bound: Vec<(TunnelId, RawFd)> = sockets.descriptors().collect();
-        let receivers = bound.iter().map(|(_, fd)| Receiver::Socket(*fd));
-        let uring = Uring::new(receivers, frames, room + MESSAGE_ROOM, frames)?;
-        let tunnels = bound.iter().map(|(tunnel, _)| *tunnel).collect();
+        let uring = Uring::new([], frames, room + MESSAGE_ROOM, frames)?;
         let free = Arena::new(usize::from(frames), room);
-        Ok(Self { sockets, uring, tunnels, free, counters: PortCounters::default() })
+        let counters = PortCounters::default();
+        let (bound, receivers) = (Bound::new(), BTreeMap::new());
+        let mut this = Self { sockets, uring, bound, generation: 0, receivers, free, counters };
+        this.follow();
+        Ok(this)
+    }
+
+    /// Takes in which sockets there are: reads the new ones, lets the others go.
+    fn follow(&mut self) {
+        let generation = self.sockets.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            let bound = self.sockets.bound();
+            let is = |bound: &Bound, pair| bound.values().any(|other| Arc::ptr_eq(other, pair));
+            for (tunnel, pair) in &bound {
+                if is(&self.bound, pair) {
+                    let mine = self.receivers.values_mut().filter(|(_, other)| Arc::ptr_eq(other, pair));
+                    mine.for_each(|(owner, _)| *owner = *tunnel);
+                    continue;
+                }
+                for fd in pair.descriptors() {
+                    let receiver = self.uring.add(Receiver::Socket(fd));
+                    self.receivers.insert(receiver, (*tunnel, Arc::clone(pair)));
+                }
+            }
+            for (receiver, (_, pair)) in &self.receivers {
+                if !is(&bound, pair) {
+                    self.uring.remove(*receiver);
+                }
+            }
+            self.bound = bound;
+        }
+        while let Some(receiver) = self.uring.next_removed() {
+            self.receivers.remove(&receiver);
+        }
     }
 
     /// Send frames that are free now.
@@ -225,6 +307,7 @@ impl UdpPort {
 
 impl Port for UdpPort {
     fn receive(&mut self, origin: u16, max: usize, into: &mut Vec<RxFrame>) -> usize {
+        self.follow();
         self.uring.turn();
         let before = into.len();
         while into.len() - before < max {
@@ -235,7 +318,11 @@ impl Port for UdpPort {
             };
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
-            let tunnel = self.tunnels[usize::from(receiver)];
+            let Some((tunnel, _)) = self.receivers.get(&receiver) else {
+                self.uring.provide(frame);
+                continue;
+            };
+            let tunnel = *tunnel;
             let layer = Layer::Datagram { tunnel, source: message.source, ecn: message.tos & 3 };
             into.push(RxFrame { frame, layer, origin });
         }
@@ -256,7 +343,7 @@ impl Port for UdpPort {
         let Destination::Datagram { tunnel, to, tos } = frame.destination else {
             return self.sent(frame.frame, false);
         };
-        let socket = self.sockets.tunnels.get(tunnel.index()).and_then(|pair| pair.fd(to));
+        let socket = self.bound.get(&tunnel).and_then(|pair| pair.fd(to));
         let unsent = match socket {
             Some(fd) => self.uring.send_to(fd, frame.frame, to, tos),
             None => Err(frame.frame),

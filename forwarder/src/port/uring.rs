@@ -21,8 +21,12 @@ use message::{OutMessage, parse, template};
 
 /// The one group of receive buffers of a ring.
 const GROUP: u16 = 0;
-/// Tag of a request's `user_data` that is a send; without it, it is a request to receive.
+/// Tag of a request's `user_data` that is a send; without a tag, it is a request to receive.
 const SEND: u64 = 1 << 32;
+/// Tag of one that cancels another.
+const CANCEL: u64 = 1 << 33;
+/// Room in the queue for requests to receive and to cancel; when it is full the rest waits for the next turn.
+const RECEIVER_SLOTS: usize = 64;
 
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +107,9 @@ pub(super) struct Uring {
     sending: Box<[Option<(Frame, u16)>]>,
     free_slots: Vec<u16>,
     messages: Box<[OutMessage]>,
-    receivers: Vec<Armed>,
+    /// By number; `None` is a number that is free.
+    receivers: Vec<Option<Armed>>,
+    removed: VecDeque<u16>,
     /// Which fields of a received message the kernel shall fill in; only lengths matter.
     template: Box<libc::msghdr>,
     multishot_read: bool,
@@ -124,23 +130,28 @@ pub fn probe() -> Result<(), UringError> {
     Uring::new([], 1, 4096, 1).map(drop)
 }
 
+#[derive(Clone, Copy)]
 struct Armed {
     receiver: Receiver,
+    /// The kernel has a request to read it.
     armed: bool,
+    /// It shall be let go of.
+    leaving: bool,
+    /// The kernel was told to cancel the request.
+    cancelled: bool,
 }
 
 impl Uring {
     /// A ring that receives from `receivers` into `frames` frames (a power of two) of `room` bytes, and sends
-    /// up to `send_frames` frames at once. The descriptors must stay open as long as the ring.
+    /// up to `send_frames` frames at once. The descriptors must stay open as long as the ring, or
+    /// until they are removed.
     pub(super) fn new(
         receivers: impl IntoIterator<Item = Receiver>,
         frames: u16,
         room: usize,
         send_frames: u16,
     ) -> Result<Self, UringError> {
-        let receivers: Vec<Armed> =
-            receivers.into_iter().map(|receiver| Armed { receiver, armed: false }).collect();
-        let slots = usize::from(send_frames) + receivers.len();
+        let slots = usize::from(send_frames) + RECEIVER_SLOTS;
         let ring = IoUring::builder()
             .setup_submit_all()
             .setup_coop_taskrun()
@@ -157,7 +168,8 @@ impl Uring {
             sending: (0..send_frames).map(|_| None).collect(),
             free_slots: (0..send_frames).rev().collect(),
             messages: (0..send_frames).map(|_| OutMessage::new()).collect(),
-            receivers,
+            receivers: Vec::new(),
+            removed: VecDeque::new(),
             template: Box::new(template()),
             multishot_read: probe.is_supported(opcode::ReadMulti::CODE),
             received: VecDeque::with_capacity(usize::from(frames)),
@@ -168,7 +180,33 @@ impl Uring {
         while let Some(frame) = arena.take() {
             this.provide(frame);
         }
+        receivers.into_iter().for_each(|receiver| _ = this.add(receiver));
         Ok(this)
+    }
+
+    /// Receives from one more descriptor, which must stay open until [`Self::next_removed`] yields the number
+    /// that this returns.
+    pub(super) fn add(&mut self, receiver: Receiver) -> u16 {
+        let armed = Some(Armed { receiver, armed: false, leaving: false, cancelled: false });
+        let free = self.receivers.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.receivers.len());
+        match free {
+            Some(number) => self.receivers[number] = armed,
+            None => self.receivers.push(armed),
+        }
+        number as u16
+    }
+
+    /// Stops receiving from a descriptor.
+    pub(super) fn remove(&mut self, number: u16) {
+        if let Some(Some(receiver)) = self.receivers.get_mut(usize::from(number)) {
+            receiver.leaving = true;
+        }
+    }
+
+    /// The number of a receiver that the kernel has let go of.
+    pub(super) fn next_removed(&mut self) -> Option<u16> {
+        self.removed.pop_front()
     }
 
     /// Gives a receive frame to the kernel.
@@ -191,8 +229,7 @@ impl Uring {
         let Some(slot) = self.free_slots.pop() else { return Err(frame) };
         let bytes = frame.bytes();
         let entry = opcode::Write::new(Fd(fd), bytes.as_ptr(), bytes.len() as u32).build();
-        self.start_sending(slot, entry, frame, token);
-        Ok(())
+        self.start_sending(slot, entry, frame, token)
     }
 
     /// Queues a datagram; gives the frame back when there is no room. A full socket buffer loses it: waiting
@@ -202,8 +239,7 @@ impl Uring {
         let message = &mut self.messages[usize::from(slot)];
         message.set(frame.bytes(), to, tos);
         let entry = opcode::SendMsg::new(Fd(fd), message.header()).flags(libc::MSG_DONTWAIT as u32).build();
-        self.start_sending(slot, entry, frame, 0);
-        Ok(())
+        self.start_sending(slot, entry, frame, 0)
     }
 
     /// Submits what is queued, asks again for data where the kernel stopped, and collects completions.
@@ -219,7 +255,8 @@ impl Uring {
                 let _ = self.ring.submit();
             }
             // Who sleeps with a stopped receiver and frames for it would never wake.
-            if !self.reap() || self.provided_count == 0 || self.receivers.iter().all(|r| r.armed) {
+            let all_armed = |this: &Self| this.receivers.iter().flatten().all(|r| r.armed || r.leaving);
+            if !self.reap() || self.provided_count == 0 || all_armed(self) {
                 return;
             }
         }
@@ -246,41 +283,62 @@ impl Uring {
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
-    fn start_sending(&mut self, slot: u16, entry: squeue::Entry, frame: Frame, token: u16) {
+    fn start_sending(
+        &mut self,
+        slot: u16,
+        entry: squeue::Entry,
+        frame: Frame,
+        token: u16,
+    ) -> Result<(), Frame> {
+        if !self.push(&entry.user_data(SEND | u64::from(slot))) {
+            self.free_slots.push(slot);
+            return Err(frame);
+        }
         self.sending[usize::from(slot)] = Some((frame, token));
-        self.push(&entry.user_data(SEND | u64::from(slot)));
+        Ok(())
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
+    /// Queues a request; `false` when the kernel has not taken the earlier ones, which fill the queue.
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: a request's buffers are parked frames, provided buffers, or boxed headers of `self`; see
         // the type.
-        let pushed = unsafe { self.ring.submission().push(entry) };
-        debug_assert!(pushed.is_ok(), "the queue has a slot for every frame and receiver");
+        unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Starts the receivers that the kernel has stopped, or that never ran.
+    /// Starts the receivers that the kernel has stopped, or that never ran, and stops those that shall go.
     fn arm(&mut self) {
-        if self.provided_count == 0 {
-            return;
-        }
-        for i in 0..self.receivers.len() {
-            if std::mem::replace(&mut self.receivers[i].armed, true) {
+        for number in 0..self.receivers.len() {
+            let Some(Armed { receiver, armed, leaving, cancelled }) = self.receivers[number] else {
                 continue;
-            }
-            let entry = match self.receivers[i].receiver {
-                Receiver::Socket(fd) => {
-                    opcode::RecvMsgMulti::new(Fd(fd), &raw const *self.template, GROUP).build()
-                }
-                Receiver::Device(fd) if self.multishot_read => {
-                    opcode::ReadMulti::new(Fd(fd), 0, GROUP).build()
-                }
-                // Before Linux 6.7 one read is outstanding at a time: several could finish out of order.
-                Receiver::Device(fd) => opcode::Read::new(Fd(fd), std::ptr::null_mut(), self.buffers.room())
-                    .buf_group(GROUP)
-                    .build()
-                    .flags(squeue::Flags::BUFFER_SELECT),
             };
-            self.push(&entry.user_data(i as u64));
+            let user_data = number as u64;
+            if leaving && !armed {
+                self.receivers[number] = None;
+                self.removed.push_back(number as u16);
+            } else if leaving && !cancelled {
+                let entry = opcode::AsyncCancel::new(user_data).build().user_data(CANCEL);
+                let cancelled = self.push(&entry);
+                self.receivers[number] = Some(Armed { receiver, armed, leaving, cancelled });
+            } else if !leaving && !armed && self.provided_count > 0 {
+                let entry = self.request(receiver).user_data(user_data);
+                let armed = self.push(&entry);
+                self.receivers[number] = Some(Armed { receiver, armed, leaving, cancelled });
+            }
+        }
+    }
+
+    /// A request to receive.
+    fn request(&self, receiver: Receiver) -> squeue::Entry {
+        match receiver {
+            Receiver::Socket(fd) => {
+                opcode::RecvMsgMulti::new(Fd(fd), &raw const *self.template, GROUP).build()
+            }
+            Receiver::Device(fd) if self.multishot_read => opcode::ReadMulti::new(Fd(fd), 0, GROUP).build(),
+            // Before Linux 6.7 one read is outstanding at a time: several could finish out of order.
+            Receiver::Device(fd) => opcode::Read::new(Fd(fd), std::ptr::null_mut(), self.buffers.room())
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
         }
     }
 
@@ -290,7 +348,7 @@ impl Uring {
         while let Some(entry) = { self.ring.completion().next() } {
             if entry.user_data() & SEND != 0 {
                 self.finish_sending(&entry);
-            } else {
+            } else if entry.user_data() & CANCEL == 0 {
                 again |= entry.result() >= 0 || entry.result() == -libc::ENOBUFS;
                 self.finish_receiving(&entry);
             }
@@ -309,7 +367,7 @@ impl Uring {
 
     fn finish_receiving(&mut self, entry: &cqueue::Entry) {
         let receiver = entry.user_data() as u16;
-        let Some(state) = self.receivers.get_mut(usize::from(receiver)) else { return };
+        let Some(Some(state)) = self.receivers.get_mut(usize::from(receiver)) else { return };
         state.armed &= cqueue::more(entry.flags());
         let is_socket = matches!(state.receiver, Receiver::Socket(_));
         let parked = cqueue::buffer_select(entry.flags())

@@ -70,8 +70,7 @@ impl Topology {
     fn group_table(&self) -> Table {
         let mut table = table(&["group", "prefixes", "tunnels"]);
         for (i, group) in self.groups.iter().enumerate() {
-            let tunnels =
-                group.peers.iter().map(|p| &self.tunnels[self.peers[p.index()].tunnel.index()].name);
+            let tunnels = group.peers.iter().map(|p| self.tunnel_name(*p));
             table.add_row([i.to_string(), join(&group.prefixes), join(tunnels)]);
         }
         table

@@ -117,7 +117,7 @@ mod tests {
              [Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n\
              Endpoint = 10.2.0.1:51820\nAllowedIPs = {allowed}\n"
         );
-        wg_quick::parse("wg0", Path::new("wg0.conf"), text.as_bytes(), &wg_quick::resolve).unwrap()
+        wg_quick::parse("wg0", Path::new("wg0.conf"), text.as_bytes()).unwrap()
     }
 
     /// A default route by a router on eth0, and more on-link prefixes.

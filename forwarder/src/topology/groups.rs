@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use forwarder_contract::MAX_PREFIXES;
 use ipnet::IpNet;
 
-use super::{GroupPlan, Inputs, PeerPlan, TopologyError};
+use super::{GroupPlan, PeerPlan, TopologyError};
 use crate::config::{NamedGroup, PeerSection, TunnelConfig, key};
-use crate::id::{GroupId, PeerId, TunnelId};
+use crate::id::{GroupId, MAX_PEER_IDS, PeerId, TunnelId};
 
 /// Peers and groups, and what is wrong.
 pub(super) struct Groups {
@@ -17,13 +17,13 @@ pub(super) struct Groups {
     pub errors: Vec<TopologyError>,
 }
 
-/// Names the peers and groups them by prefix. Groups are in order of their first prefix.
-pub(super) fn plan(inputs: &Inputs, remarks: &mut Vec<String>) -> Groups {
-    let tunnels = inputs.tunnels;
+/// Names the peers and groups them by prefix. Groups are in order of their first prefix; ids are positions
+/// among all files and sections.
+pub(super) fn plan(tunnels: &[TunnelConfig], named_in: &[NamedGroup], remarks: &mut Vec<String>) -> Groups {
     let mut peers = peers(tunnels);
-    let (named, mut errors) = named_groups(&inputs.settings.groups, tunnels, &peers);
+    let (named, mut errors) = named_groups(named_in, tunnels, &peers);
     let owners = owners(tunnels, &peers, remarks);
-    errors.extend(too_many(tunnels.len(), owners.len()));
+    errors.extend(too_many(tunnels.len(), peers.len(), owners.len()));
 
     // Prefixes with the same peers make one group.
     let mut by_peers: BTreeMap<&[PeerId], Vec<IpNet>> = BTreeMap::new();
@@ -44,7 +44,7 @@ pub(super) fn plan(inputs: &Inputs, remarks: &mut Vec<String>) -> Groups {
         }
     }
     remarks.extend(idle(tunnels, &peers));
-    remarks.extend(useless(&inputs.settings.groups, &named, &groups));
+    remarks.extend(useless(named_in, &named, &groups));
     Groups { peers, groups, errors }
 }
 
@@ -140,11 +140,7 @@ fn section<'a>(peer: &PeerPlan, tunnels: &'a [TunnelConfig]) -> &'a PeerSection 
 /// `wg0/berlin`, or `wg0` and the start of the public key.
 fn peer_name(id: PeerId, tunnels: &[TunnelConfig], peers: &[PeerPlan]) -> String {
     let peer = &peers[id.index()];
-    let (tunnel, section) = (&tunnels[peer.tunnel.index()].name, section(peer, tunnels));
-    match &section.friendly_name {
-        Some(name) => format!("{tunnel}/{name}"),
-        None => format!("{tunnel}/{}...", &key::encode(&section.public_key.0)[..8]),
-    }
+    format!("{}/{}", tunnels[peer.tunnel.index()].name, section(peer, tunnels).label())
 }
 
 fn idle(tunnels: &[TunnelConfig], peers: &[PeerPlan]) -> Vec<String> {
@@ -162,10 +158,15 @@ fn useless(names: &[NamedGroup], named: &[BTreeSet<PeerId>], groups: &[GroupPlan
     lone.map(|(group, _)| format!("group {}: its peers have no prefix in common", group.name)).collect()
 }
 
-fn too_many(tunnels: usize, prefixes: usize) -> Vec<TopologyError> {
-    // Each prefix may be a group of its own, and groups, too, are numbered by 16 bits.
+fn too_many(tunnels: usize, peers: usize, prefixes: usize) -> Vec<TopologyError> {
+    // Each prefix may be a group of its own, and groups are numbered by 16 bits.
     let most = usize::from(u16::MAX).min(MAX_PREFIXES as usize);
-    let limits = [("tunnels", tunnels, most), ("prefixes", prefixes, most)];
+    // When all are replaced at once, old and new have ids.
+    let limits = [
+        ("tunnels", tunnels, usize::from(u16::MAX) / 2),
+        ("peers", peers, MAX_PEER_IDS / 2),
+        ("prefixes", prefixes, most),
+    ];
     let over = limits.into_iter().filter(|(_, count, most)| count > most);
     over.map(|(what, count, most)| TopologyError::TooMany { what, count, most }).collect()
 }

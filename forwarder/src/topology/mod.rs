@@ -5,11 +5,14 @@ mod display;
 mod endpoints;
 mod error;
 mod groups;
+mod ids;
 mod ports;
 
 pub use error::TopologyError;
+use ids::Ids;
 pub use ports::port_devices;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
@@ -18,14 +21,14 @@ use ipnet::IpNet;
 
 use crate::config::{Settings, TunnelConfig};
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
-use crate::kernel::{RouteKind, View};
+use crate::kernel::{PROTOCOL, RouteKind, View};
 
 /// All that the topology depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// `--iface`.
     pub interfaces: &'a [String],
-    /// The tunnels; [`TunnelId`] is the position.
+    /// The tunnels.
     pub tunnels: &'a [TunnelConfig],
     /// forwarder.toml.
     pub settings: &'a Settings,
@@ -46,29 +49,62 @@ pub struct Inputs<'a> {
 pub fn compute(inputs: &Inputs) -> Result<Topology, Vec<TopologyError>> {
     let mut remarks = Vec::new();
     let (ports, interfaces, mut errors) = ports::plan(inputs, &mut remarks);
-    let groups = groups::plan(inputs, &mut remarks);
     let cores = ports::worker_cores(inputs, &ports, &mut remarks);
-    errors.extend(groups.errors);
-    errors.extend(endpoints::loops(inputs.tunnels, inputs.view, &mut remarks));
-    errors.extend(endpoints::marks(inputs.tunnels));
+    let machine = Topology { cores, ports, interfaces, ..Topology::default() };
+    let topology = machine.with_tunnels(&[], inputs.tunnels, inputs.settings, inputs.view);
+    errors.extend(topology.as_ref().err().cloned().into_iter().flatten());
     if inputs.cores.is_empty() {
         errors.push(TopologyError::NoCores);
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    let tunnels = tunnels(inputs, &interfaces, &groups.peers, &mut remarks);
-    let tun_mtu = tunnels.iter().map(|t| t.mtu).min().unwrap_or(DEFAULT_TUNNEL_MTU);
-    Ok(Topology {
-        cores,
-        ports,
-        interfaces,
-        tunnels,
-        peers: groups.peers,
-        groups: groups.groups,
-        tun_mtu,
-        remarks,
-    })
+    topology.map(|topology| Topology { remarks: [remarks, topology.remarks].concat(), ..topology })
+}
+
+impl Topology {
+    /// The plan for the tunnels `new` on the same ports and workers, where this one is for `old`. What goes on
+    /// keeps its id; the id of what ends goes to nobody else.
+    ///
+    /// # Errors
+    /// Everything that stands in its way.
+    pub fn with_tunnels(
+        &self,
+        old: &[TunnelConfig],
+        new: &[TunnelConfig],
+        settings: &Settings,
+        view: &View,
+    ) -> Result<Self, Vec<TopologyError>> {
+        let mut remarks = Vec::new();
+        let plan = groups::plan(new, &settings.groups, &mut remarks);
+        let mut errors = plan.errors;
+        errors.extend(endpoints::loops(new, view, &mut remarks));
+        errors.extend(endpoints::marks(new));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        // Groups were planned by position.
+        let ids = Ids::after(self, old, new);
+        let peer_ids = ids.peers.concat();
+        let peers = plan.peers.into_iter().zip(&peer_ids);
+        let peers = peers.map(|(p, id)| (*id, PeerPlan { tunnel: ids.tunnels[p.tunnel.index()], ..p }));
+        let groups = plan.groups.into_iter().map(|g| {
+            let peers = g.peers.iter().map(|position| peer_ids[position.index()]);
+            GroupPlan { peers: peers.collect(), ..g }
+        });
+        let (groups, peers) = (groups.collect(), peers.collect());
+        let tunnels = ids.tunnels.iter().zip(ids.peers).zip(new).map(|((id, peers), config)| TunnelPlan {
+            id: *id,
+            name: config.name.clone(),
+            peers,
+            mtu: tunnel_mtu(config, view, &self.interfaces, &mut remarks),
+        });
+        let tunnels: Vec<_> = tunnels.collect();
+        let tun_mtu = tunnels.iter().map(|t| t.mtu).min().unwrap_or(DEFAULT_TUNNEL_MTU);
+        let (cores, ports) = (self.cores.clone(), self.ports.clone());
+        let interfaces = self.interfaces.clone();
+        Ok(Self { cores, ports, interfaces, tunnels, peers, groups, tun_mtu, remarks })
+    }
 }
 
 /// What a NIC can do and what runs on it.
@@ -107,10 +143,10 @@ pub struct Topology {
     pub ports: Vec<PortPlan>,
     /// The layer-3 interfaces whose frames we take: those named by `--iface`, and VLANs on them.
     pub interfaces: Vec<InterfacePlan>,
-    /// The tunnels, by [`TunnelId`].
+    /// The tunnels, in order of their files.
     pub tunnels: Vec<TunnelPlan>,
-    /// The peers of all tunnels, by [`PeerId`].
-    pub peers: Vec<PeerPlan>,
+    /// The peers of all tunnels.
+    pub peers: BTreeMap<PeerId, PeerPlan>,
     /// The groups, by [`GroupId`].
     pub groups: Vec<GroupPlan>,
     /// MTU of the TUN: the smallest of the tunnels', in bytes.
@@ -153,9 +189,11 @@ pub struct InterfacePlan {
 /// A tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TunnelPlan {
+    /// Its id.
+    pub id: TunnelId,
     /// Its file's name: `wg0`.
     pub name: String,
-    /// Its peers.
+    /// Its peers, in order of their sections.
     pub peers: Vec<PeerId>,
     /// Largest IP packet, in bytes, by wg-quick's rule.
     pub mtu: u16,
@@ -188,6 +226,17 @@ impl Topology {
         (worker as u32..port.queues).step_by(self.cores.len())
     }
 
+    /// The tunnel of that id.
+    pub fn tunnel(&self, id: TunnelId) -> Option<&TunnelPlan> {
+        self.tunnels.iter().find(|plan| plan.id == id)
+    }
+
+    /// The name of the tunnel of a peer, for messages.
+    pub fn tunnel_name(&self, peer: PeerId) -> &str {
+        let plan = self.peers.get(&peer).and_then(|plan| self.tunnel(plan.tunnel));
+        plan.map_or("", |plan| &plan.name)
+    }
+
     /// The groups whose prefixes contain `address`, the most specific first.
     pub fn group_of(&self, address: IpAddr) -> Option<GroupId> {
         let specific =
@@ -204,24 +253,6 @@ const OVERHEAD_V6: u32 = 80;
 const OVERHEAD_V4: u32 = 60;
 /// wg-quick's choice when nothing is known of the egress.
 const DEFAULT_TUNNEL_MTU: u16 = 1420;
-
-fn tunnels(
-    inputs: &Inputs,
-    interfaces: &[InterfacePlan],
-    peers: &[PeerPlan],
-    remarks: &mut Vec<String>,
-) -> Vec<TunnelPlan> {
-    let plan = |(i, config): (usize, &TunnelConfig)| {
-        let id = TunnelId(i as u16);
-        let own = peers.iter().zip(0..).filter(|(p, _)| p.tunnel == id).map(|(_, n)| PeerId(n));
-        TunnelPlan {
-            name: config.name.clone(),
-            peers: own.collect(),
-            mtu: tunnel_mtu(config, inputs.view, interfaces, remarks),
-        }
-    };
-    inputs.tunnels.iter().enumerate().map(plan).collect()
-}
 
 /// wg-quick's rule: `MTU`, else the egress MTU less 80, else 1420. The smallest egress counts, and a
 /// larger `MTU` is lowered to it: wg-quick lets the kernel fragment the outer packet, we do not.
@@ -269,9 +300,10 @@ fn overhead(endpoint: SocketAddr) -> u32 {
 }
 
 /// The device by which `address` is reached: longest prefix, then smallest metric, over `main` and
-/// `default`, without policy rules.
+/// `default`, without policy rules and our own routes.
 fn egress(view: &View, address: IpAddr) -> Option<InterfaceId> {
-    let unicast = view.routes.iter().filter(|r| r.kind == RouteKind::Unicast && r.prefix.contains(&address));
+    let others = view.routes.iter().filter(|r| r.protocol != PROTOCOL && r.prefix.contains(&address));
+    let unicast = others.filter(|r| r.kind == RouteKind::Unicast);
     unicast.max_by_key(|r| (r.prefix.prefix_len(), std::cmp::Reverse(r.metric)))?.interface
 }
 

@@ -1,6 +1,7 @@
 //! The plan for made-up machines.
 
 mod groups;
+mod ids;
 mod mtu;
 mod ports;
 mod workers;
@@ -74,6 +75,7 @@ impl Machine {
 
     fn route(mut self, prefix: &str, interface: u32, metric: u32) -> Self {
         let route = Route::through(net(prefix), InterfaceId(interface), metric, TABLE_MAIN);
+        let route = Route { protocol: 3, ..route };
         self.view.routes.push(route);
         self
     }
@@ -165,6 +167,7 @@ fn peer(key: u8, allowed_ips: &[&str]) -> PeerSection {
         preshared_key: Zeroizing::new([0; 32]),
         allowed_ips: allowed_ips.iter().map(|prefix| net(prefix)).collect(),
         endpoint: None,
+        endpoint_name: None,
         persistent_keepalive: None,
     }
 }
@@ -231,7 +234,7 @@ fn the_plan_is_json_with_plain_numbers() {
     let expected = serde_json::json!({"interface": 6, "name": "bond0.100", "vlans": [100], "ports": [0, 1]});
     assert_eq!(json["interfaces"][1], expected);
     assert_eq!(json["groups"][0], serde_json::json!({"prefixes": ["10.2.0.0/16"], "peers": [0, 1]}));
-    assert_eq!(json["peers"][1], serde_json::json!({"tunnel": 1, "section": 0, "groups": [0, 2]}));
+    assert_eq!(json["peers"]["1"], serde_json::json!({"tunnel": 1, "section": 0, "groups": [0, 2]}));
     assert_eq!((&json["cores"], &json["tun_mtu"]), (&serde_json::json!([0, 1, 2, 3]), &1420.into()));
 }
 

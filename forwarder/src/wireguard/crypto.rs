@@ -14,7 +14,7 @@ use super::message::MAC_LEN;
 pub(super) type Secret = Zeroizing<[u8; 32]>;
 
 /// A Curve25519 private key; wiped when dropped, never printed.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PrivateKey(pub [u8; 32]);
 
 impl PrivateKey {
@@ -30,6 +30,11 @@ impl PrivateKey {
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519_dalek::PublicKey::from(&self.secret()).to_bytes())
+    }
+
+    /// Whether it is none: all zero.
+    pub fn is_zero(&self) -> bool {
+        self.0 == [0; 32]
     }
 
     pub(super) fn secret(&self) -> StaticSecret {

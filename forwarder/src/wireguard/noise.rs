@@ -49,6 +49,17 @@ impl PeerKeys {
         let static_static = dh(&identity.secret, &public.0)?;
         Some(Self { public, preshared: Zeroizing::new(*preshared), static_static })
     }
+
+    /// Goes on with another key pair of ours. A key that was not of small order for one is of none.
+    pub(super) fn set_identity(&mut self, identity: &Identity) {
+        if let Some(static_static) = dh(&identity.secret, &self.public.0) {
+            self.static_static = static_static;
+        }
+    }
+
+    pub(super) fn set_preshared(&mut self, preshared: &[u8; 32]) {
+        *self.preshared = *preshared;
+    }
 }
 
 /// An initiator that waits for the response.

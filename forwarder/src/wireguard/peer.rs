@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand::CryptoRng;
 
 use super::cookie::Jar;
+use super::crypto::PublicKey;
 use super::mac::Mac1Key;
 use super::message::{CookieReply, Initiation, Response};
 use super::noise::{self, Identity, Initiated, Opened, PeerKeys};
@@ -48,6 +49,14 @@ pub(super) struct Context<'a> {
 pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
+}
+
+impl Outbox {
+    /// Forgets what concerns a peer that is no more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.transmits.retain(|transmit| transmit.peer != Some(peer));
+        self.events.retain(|event| event.peer() != peer);
+    }
 }
 
 impl Context<'_> {
@@ -122,6 +131,32 @@ impl Peer {
             rekeyed_on_receive: false,
             swept: now,
         }
+    }
+
+    pub(super) fn public_key(&self) -> PublicKey {
+        self.keys.public
+    }
+
+    /// The tunnel has another key: what was agreed with the old one ends.
+    pub(super) fn set_identity(&mut self, identity: &Identity, outbox: &mut Outbox) {
+        self.keys.set_identity(identity);
+        self.forget_sessions();
+        outbox.transmits.retain(|transmit| transmit.peer != Some(self.id));
+        outbox.events.push_back(Event::Sessions(self.id));
+    }
+
+    pub(super) fn set_preshared_key(&mut self, key: &[u8; 32]) {
+        self.keys.set_preshared(key);
+    }
+
+    pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr, outbox: &mut Outbox) {
+        self.traffic.source.reset(endpoint);
+        self.endpoint = Some(endpoint);
+        outbox.events.push_back(Event::Endpoint(self.id));
+    }
+
+    pub(super) fn set_persistent_keepalive(&mut self, interval: Option<Duration>, now: Boottime) {
+        self.timers.set_persistent(interval, now);
     }
 
     /// Takes an initiation and answers it.
@@ -239,6 +274,10 @@ impl Peer {
             rx_bytes: self.traffic.received.bytes(),
             tx_packets: self.traffic.sent.packets(),
             tx_bytes: self.traffic.sent.bytes(),
+            silent_since: self
+                .timers
+                .unanswered_since()
+                .map(|t| self.traffic.received.last().unwrap_or(t).max(t)),
         }
     }
 
@@ -252,13 +291,17 @@ impl Peer {
                 cx.event(Event::GaveUp(self.id));
             }
             Due::Wipe => {
-                self.pending = None;
-                self.previous = None;
-                self.current = None;
-                self.next = None;
+                self.forget_sessions();
                 cx.event(Event::Sessions(self.id));
             }
         }
+    }
+
+    fn forget_sessions(&mut self) {
+        self.pending = None;
+        self.previous = None;
+        self.current = None;
+        self.next = None;
     }
 
     fn start_handshake(&mut self, cx: &mut Context<'_>) {

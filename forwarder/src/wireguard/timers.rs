@@ -39,6 +39,8 @@ pub(super) struct Timers {
     sent: Option<Boottime>,
     /// When a handshake message of the peer was last accepted.
     heard: Option<Boottime>,
+    /// When the first initiation was sent that none was accepted after.
+    unanswered: Option<Boottime>,
     silence_noticed: Option<Boottime>,
     silence: Option<Wait>,
     keepalive: Option<Wait>,
@@ -65,7 +67,19 @@ impl Timers {
         blocked.is_none()
     }
 
+    /// Another interval of unasked keepalives, counted from the last message.
+    pub(super) fn set_persistent(&mut self, interval: Option<Duration>, now: Boottime) {
+        self.persistent_interval = interval;
+        self.persistent = interval.map(|_| now);
+    }
+
+    /// When the first initiation was sent after which nothing of a handshake was accepted.
+    pub(super) fn unanswered_since(&self) -> Option<Boottime> {
+        self.unanswered
+    }
+
     pub(super) fn initiation_sent(&mut self, now: Boottime, jitter: Duration) {
+        self.unanswered.get_or_insert(now);
         self.handshake_sent = Some(now);
         self.sent = Some(now);
         self.retry = Some(now + REKEY_TIMEOUT + jitter);
@@ -78,6 +92,7 @@ impl Timers {
 
     pub(super) fn handshake_heard(&mut self, now: Boottime) {
         self.heard = Some(now);
+        self.unanswered = None;
     }
 
     pub(super) fn session_derived(&mut self, now: Boottime) {

@@ -77,6 +77,15 @@ pub enum Event {
     GaveUp(PeerId),
 }
 
+impl Event {
+    /// Whom it concerns.
+    pub fn peer(self) -> PeerId {
+        match self {
+            Self::Sessions(peer) | Self::Endpoint(peer) | Self::Keepalive(peer) | Self::GaveUp(peer) => peer,
+        }
+    }
+}
+
 /// A peer's sessions (section 6.3): what to send with, and what to accept.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
@@ -125,6 +134,8 @@ pub struct PeerStatus {
     pub tx_packets: u64,
     /// Bytes of UDP payload sent, over all sessions.
     pub tx_bytes: u64,
+    /// Since when our initiations go unanswered and nothing else is heard, either.
+    pub silent_since: Option<Boottime>,
 }
 
 /// One tunnel: a private key and its peers.
@@ -142,7 +153,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel without peers. `shared` is the same for all tunnels of the process.
+    /// A tunnel without peers; an all-zero key stands for none. `shared` is the same for all tunnels of the process.
     pub fn new(
         id: TunnelId,
         key: &PrivateKey,
@@ -150,7 +161,7 @@ impl Tunnel {
         now: Boottime,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let identity = Identity::new(key);
+        let identity = identity(key, rng);
         Self {
             id,
             mac1: Mac1Key::new(&identity.public),
@@ -175,6 +186,46 @@ impl Tunnel {
         self.by_key.insert(key, config.id);
         self.peers.insert(config.id, Peer::new(keys, config, now));
         true
+    }
+
+    /// Removes a peer with its sessions, and what was to be sent to it or told of it; `false` when there is none.
+    pub fn remove_peer(&mut self, peer: PeerId) -> bool {
+        let Some(removed) = self.peers.remove(&peer) else { return false };
+        self.by_key.remove(&removed.public_key());
+        self.outbox.forget(peer);
+        true
+    }
+
+    /// Changes the tunnel's key: all sessions and handshakes end. What was seen of the peers stays: their
+    /// greatest timestamps, endpoints and traffic.
+    pub fn set_private_key(&mut self, key: &PrivateKey, now: Boottime, rng: &mut dyn CryptoRng) {
+        self.identity = identity(key, rng);
+        self.mac1 = Mac1Key::new(&self.identity.public);
+        self.checker = Checker::new(&self.identity.public, now, rng);
+        for peer in self.peers.values_mut() {
+            peer.set_identity(&self.identity, &mut self.outbox);
+        }
+    }
+
+    /// Changes a peer's preshared key, all zero for none; it holds from the next handshake.
+    pub fn set_preshared_key(&mut self, peer: PeerId, key: &[u8; 32]) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.set_preshared_key(key);
+        }
+    }
+
+    /// Sends to this address from now on, until authentic packets say otherwise.
+    pub fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.set_endpoint(endpoint, &mut self.outbox);
+        }
+    }
+
+    /// Changes the interval of unasked keepalives, counted from the last message.
+    pub fn set_persistent_keepalive(&mut self, peer: PeerId, interval: Option<Duration>, now: Boottime) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.set_persistent_keepalive(interval, now);
+        }
     }
 
     /// Handles a handshake message (types 1 to 3) that `source` sent.
@@ -301,3 +352,12 @@ impl Tunnel {
         work(peer, &mut Context { tunnel: *id, identity, shared, now, wall, rng, outbox })
     }
 }
+
+/// Without a private key (all zero) the tunnel has one that nobody knows of: no peer is met until it gets its own.
+fn identity(key: &PrivateKey, rng: &mut dyn CryptoRng) -> Identity {
+    if key.is_zero() { Identity::new(&PrivateKey::generate(rng)) } else { Identity::new(key) }
+}
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod change_tests;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -78,7 +77,7 @@ impl Gateway {
         let counters = site.tunnels.with_extension("counters.json");
         let core = core % thread::available_parallelism()?;
         // A gateway has as many workers as it may use cores.
-        let mut command = Command::new("taskset");
+        let mut command = site.alone("taskset")?;
         command.args(["--cpu-list", &core.to_string()]).arg(program).arg("run");
         for interface in site.interfaces(options) {
             command.args(["--iface", &interface]);

@@ -1,9 +1,9 @@
 //! A site: its gateway, its LAN host, its keys and its wg-quick files.
 
 use std::fmt::Write as _;
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -80,6 +80,33 @@ impl Site {
     /// The underlay address that the i-th tunnel of this site has.
     pub fn endpoint(&self, options: Options, index: u8) -> IpAddr {
         address::underlay(options.underlay, self.side, if options.bond { 0 } else { index })
+    }
+
+    /// A command for this site's gateway that sees the control sockets of this gateway only. All network
+    /// namespaces of a machine share /run, but what `ip netns exec` runs has a mount namespace of its own.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub fn alone(&self, program: &str) -> Result<Command> {
+        const RUN: &str = "/run/wireguard";
+        let own = self.tunnels.with_extension("run");
+        for directory in [Path::new(RUN), &own] {
+            DirBuilder::new().mode(0o700).recursive(true).create(directory)?;
+        }
+        let mut command = Command::new("sh");
+        command.args(["-ec", &format!("mount --bind \"$0\" {RUN}; exec \"$@\"")]).arg(own).arg(program);
+        Ok(command)
+    }
+
+    /// Runs `wg` with these arguments (split at spaces) on the tunnels of this site's `forwarder`; returns
+    /// what it says.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn wg(&self, arguments: &str) -> Result<String> {
+        let alone = self.alone("wg")?;
+        let mut wg = self.gateway.command(alone.get_program());
+        wg.args(alone.get_args()).args(arguments.split_whitespace()).text()
     }
 
     /// Gives the cabled interfaces their addresses and routes, and brings them up.

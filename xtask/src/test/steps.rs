@@ -46,6 +46,7 @@ pub fn all(progress: Progress) -> Result<Vec<Step>> {
     for (name, test) in [
         ("bond lab: the kernel recipe at both ends", uml::recipe_test as UmlTest),
         ("bond: forwarder and the kernel recipe", |linux| uml::bond_test(linux, &forwarder()?)),
+        ("wg: on forwarder as on the kernel", |linux| uml::uapi_test(linux, &forwarder()?)),
         ("bond: LAN and underlay on its VLANs", |linux| uml::hairpin_test(linux, &forwarder()?)),
     ] {
         steps.push(step(name, move || in_uml(test, progress)));

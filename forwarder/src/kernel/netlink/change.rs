@@ -70,14 +70,19 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses; [`Errno::EEXIST`] when the device has it.
     pub async fn add_address(&self, interface: InterfaceId, address: IpNet) -> Result<(), Error> {
-        let mut message = AddressMessage::default();
-        message.header.family = family_of(address.addr());
-        message.header.prefix_len = address.prefix_len();
-        message.header.index = interface.0;
-        message.attributes =
-            vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+        let message = address_message(interface, address);
         let action = || format!("add the address {address} to {}", device(interface));
         self.change(Message::NewAddress(message), CREATE, action).await
+    }
+
+    /// Removes an address from a device.
+    ///
+    /// # Errors
+    /// When the kernel refuses; [`Errno::EADDRNOTAVAIL`] when the device has it not.
+    pub async fn remove_address(&self, interface: InterfaceId, address: IpNet) -> Result<(), Error> {
+        let message = address_message(interface, address);
+        let action = || format!("remove the address {address} from {}", device(interface));
+        self.change(Message::DelAddress(message), NLM_F_ACK, action).await
     }
 
     /// Adds a route.
@@ -172,6 +177,16 @@ impl Kernel {
     async fn change(&self, message: Message, flags: u16, action: impl Fn() -> String) -> Result<(), Error> {
         self.request(message, flags, action).await.map(|_| ())
     }
+}
+
+fn address_message(interface: InterfaceId, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family_of(address.addr());
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = interface.0;
+    message.attributes =
+        vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    message
 }
 
 fn route_message(route: &Route) -> RouteMessage {

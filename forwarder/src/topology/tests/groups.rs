@@ -31,8 +31,8 @@ fn one_prefix_of_one_key_is_shared_in_the_order_of_the_tunnels() {
         groups(&plan),
         expected(&[(&["10.2.0.0/16"], &[0, 1]), (&["10.9.0.2/32"], &[0]), (&["10.9.1.2/32"], &[1]),])
     );
-    assert_eq!(plan.peers[0].groups, [GroupId(0), GroupId(1)]);
-    assert_eq!(plan.peers[1].groups, [GroupId(0), GroupId(2)]);
+    assert_eq!(plan.peers[&PeerId(0)].groups, [GroupId(0), GroupId(1)]);
+    assert_eq!(plan.peers[&PeerId(1)].groups, [GroupId(0), GroupId(2)]);
     let tunnels: Vec<_> = plan.tunnels.iter().map(|t| (t.name.as_str(), &t.peers[..])).collect();
     assert_eq!(tunnels, [("wg0", &[PeerId(0)][..]), ("wg1", &[PeerId(1)])]);
     assert!(plan.remarks.is_empty(), "{:?}", plan.remarks);
@@ -158,7 +158,7 @@ fn within_a_tunnel_the_later_peer_gets_the_prefix() {
         plan.remarks,
         ["10.2.0.0/16: listed by wg0/old and again by wg0/new, which gets it", "wg0/old carries no prefix",]
     );
-    let sections: Vec<_> = plan.peers.iter().map(|p| (p.tunnel, p.section)).collect();
+    let sections: Vec<_> = plan.peers.values().map(|p| (p.tunnel, p.section)).collect();
     assert_eq!(sections, [(TunnelId(0), 0), (TunnelId(0), 1)]);
 }
 

@@ -1,0 +1,87 @@
+//! UDP flows from LAN host to LAN host, of which every datagram is accounted for.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Result;
+use tests::lab::inside;
+use xtask::lab::Site;
+
+const PORT: u16 = 7000;
+/// Enough for each of three tunnels to have some.
+pub const FLOWS: usize = 24;
+/// Between a datagram of each flow and the next of each.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// How long the last one may be on its way.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Running flows.
+pub struct Flows {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<Result<u32>>,
+    receiver: JoinHandle<Result<BTreeSet<(u16, u32)>>>,
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Datagrams of each flow that were sent.
+    pub sent: u32,
+    /// Flow and number of those that did not arrive.
+    pub lost: Vec<(u16, u32)>,
+}
+
+impl Flows {
+    /// Starts them.
+    pub fn start(from: &Site, to: &Site) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (source, target) = (from.host_address(), to.host_address());
+        let receiver = inside(&to.host, move || receive(&UdpSocket::bind((target, PORT))?))?;
+        let stopped = Arc::clone(&stop);
+        let sender = inside(&from.host, move || {
+            let bind = |_| UdpSocket::bind((source, 0));
+            let sockets = (0..FLOWS).map(bind).collect::<std::io::Result<Vec<_>>>()?;
+            let mut number = 0_u32;
+            while !stopped.load(Ordering::Relaxed) {
+                for (flow, socket) in (0_u16..).zip(&sockets) {
+                    let mut datagram = [0; 6];
+                    datagram[..2].copy_from_slice(&flow.to_be_bytes());
+                    datagram[2..].copy_from_slice(&number.to_be_bytes());
+                    socket.send_to(&datagram, (target, PORT))?;
+                }
+                number += 1;
+                thread::sleep(INTERVAL);
+            }
+            Ok(number)
+        })?;
+        Ok(Self { stop, sender, receiver })
+    }
+
+    /// Ends them and says what arrived.
+    pub fn finish(self) -> Result<Outcome> {
+        self.stop.store(true, Ordering::Relaxed);
+        let join = |panic| -> ! { std::panic::resume_unwind(panic) };
+        let sent = self.sender.join().unwrap_or_else(|panic| join(panic))?;
+        let arrived = self.receiver.join().unwrap_or_else(|panic| join(panic))?;
+        let all = (0..FLOWS as u16).flat_map(|flow| (0..sent).map(move |number| (flow, number)));
+        Ok(Outcome { sent, lost: all.filter(|datagram| !arrived.contains(datagram)).collect() })
+    }
+}
+
+/// Receives until nothing has come for a while.
+fn receive(socket: &UdpSocket) -> Result<BTreeSet<(u16, u32)>> {
+    let mut arrived = BTreeSet::new();
+    // The first ones may be late: their sender is being started.
+    socket.set_read_timeout(Some(10 * LAST))?;
+    let mut datagram = [0; 6];
+    while let Ok(6) = socket.recv(&mut datagram) {
+        let [a, b, c, d, e, f] = datagram;
+        arrived.insert((u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f])));
+        socket.set_read_timeout(Some(LAST))?;
+    }
+    Ok(arrived)
+}
