@@ -3,10 +3,19 @@
 //! One interface, `seal` and `open`, over jobs that may belong to different keys and have different
 //! lengths. The nonce is 4 zero bytes and the 64-bit little-endian counter; there is no associated data
 //! (WireGuard whitepaper, section 5.4.6).
+//!
+//! Several engines do the same work. The best that the processor can do is chosen once ([`engine`]).
 
-mod ring_engine;
+mod batch;
+mod engine;
+mod key;
+mod portable;
+mod single;
+#[cfg(test)]
+mod tests;
 
-pub use ring_engine::Key;
+pub use engine::{Engine, Unusable, choose, engine};
+pub use key::Key;
 
 /// Bytes of an authentication tag.
 pub const TAG_LEN: usize = 16;
@@ -45,14 +54,20 @@ pub struct Open<'a> {
 /// When a destination is not at least `source.len() + TAG_LEN` bytes long: a bug in the caller, which
 /// sizes both from one length.
 pub fn seal(jobs: &mut [Seal<'_>]) {
-    for job in jobs {
-        ring_engine::seal(job);
-    }
+    engine().seal(jobs);
 }
 
 /// Opens every job and says in each whether it is authentic.
+///
+/// # Panics
+/// When a destination is not `source.len() - TAG_LEN` bytes long, although the source has a tag: as above.
 pub fn open(jobs: &mut [Open<'_>]) {
-    for job in jobs {
-        ring_engine::open(job);
-    }
+    engine().open(jobs);
+}
+
+/// The 96-bit nonce.
+fn nonce(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce
 }

@@ -1,0 +1,20 @@
+//! The kernel for AVX-512 with IFMA.
+
+mod chacha;
+mod poly;
+
+use super::GROUP;
+use super::plan::{self, Packet};
+
+/// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
+///
+/// # Safety
+/// The processor has AVX-512F, BW, DQ, VL, IFMA and BMI2. Sources can be read, destinations can be written.
+pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
+    let mut keys = [[0; 8]; GROUP];
+    // SAFETY: the caller's promise.
+    unsafe {
+        plan::run(packets, &mut keys, chacha::pass);
+        poly::tags(packets, &keys, tags);
+    }
+}

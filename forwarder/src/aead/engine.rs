@@ -1,0 +1,171 @@
+//! Which engine works.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use super::{Key, Open, Seal, TAG_LEN, batch, portable, single};
+
+/// What the self-test's packets become: see [`Engine::answer`].
+const ANSWER: u64 = 0x3c62_1a4f_a8a2_7129;
+
+/// A way to do the work; all of them give the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Own code over whole batches, for AVX-512 with IFMA.
+    Avx512,
+    /// ring, packet by packet.
+    Ring,
+    /// `RustCrypto`, packet by packet.
+    Portable,
+}
+
+/// Why an engine cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The processor lacks instructions.
+    #[error("this processor cannot run the AEAD engine {0}; without --aead the best one is chosen")]
+    Processor(Engine),
+    /// The self-test failed.
+    #[error(
+        "the AEAD engine {0} computes wrong results on this machine; choose another with --aead, and report it"
+    )]
+    Wrong(Engine),
+}
+
+static CHOSEN: OnceLock<Engine> = OnceLock::new();
+
+/// The engine of [`super::seal`] and [`super::open`].
+pub fn engine() -> Engine {
+    *CHOSEN.get_or_init(|| {
+        Engine::ALL
+            .into_iter()
+            .find(|engine| engine.test().map_err(complain).is_ok())
+            .unwrap_or(Engine::Portable)
+    })
+}
+
+/// Fixes the engine: the forced one, or the best that passes its self-test.
+///
+/// # Errors
+/// The forced one is not usable here.
+pub fn choose(forced: Option<Engine>) -> Result<Engine, Unusable> {
+    if let Some(forced) = forced {
+        forced.test()?;
+        // Nothing has been sealed yet.
+        return Ok(*CHOSEN.get_or_init(|| forced));
+    }
+    Ok(engine())
+}
+
+/// An engine that should work and does not is worth a line.
+fn complain(unusable: Unusable) {
+    if let Unusable::Wrong(_) = unusable {
+        tracing::error!("{unusable}");
+    }
+}
+
+impl Engine {
+    /// All engines, best first.
+    pub const ALL: [Self; 3] = [Self::Avx512, Self::Ring, Self::Portable];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Ring => "ring",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Whether the processor can do it, and does it right.
+    ///
+    /// # Errors
+    /// Which of the two is not so.
+    pub fn test(self) -> Result<(), Unusable> {
+        let supported = match self {
+            Self::Avx512 => batch::avx512().is_some(),
+            Self::Ring | Self::Portable => true,
+        };
+        if !supported {
+            return Err(Unusable::Processor(self));
+        }
+        if self.answer() == Some(ANSWER) { Ok(()) } else { Err(Unusable::Wrong(self)) }
+    }
+
+    /// [`super::seal`] by this engine; by ring if the processor lacks the instructions.
+    pub fn seal(self, jobs: &mut [Seal<'_>]) {
+        let kernel = match self {
+            Self::Avx512 => batch::avx512(),
+            Self::Ring => None,
+            Self::Portable => return jobs.iter_mut().for_each(portable::seal),
+        };
+        match kernel {
+            Some(kernel) => batch::seal(jobs, kernel),
+            None => jobs.iter_mut().for_each(single::seal),
+        }
+    }
+
+    /// [`super::open`] by this engine; by ring if the processor lacks the instructions.
+    pub fn open(self, jobs: &mut [Open<'_>]) {
+        let kernel = match self {
+            Self::Avx512 => batch::avx512(),
+            Self::Ring => None,
+            Self::Portable => return jobs.iter_mut().for_each(portable::open),
+        };
+        match kernel {
+            Some(kernel) => batch::open(jobs, kernel),
+            None => jobs.iter_mut().for_each(single::open),
+        }
+    }
+
+    /// The self-test: packets of many lengths and two keys are sealed, and opened again, one of them with a
+    /// wrong bit. `None` if they do not come back; otherwise a hash (FNV-1a) of everything sealed.
+    pub(super) fn answer(self) -> Option<u64> {
+        let keys = [Key::new(&[0x5a; 32]), Key::new(&std::array::from_fn(|i| i as u8))];
+        let texts: Vec<Vec<u8>> =
+            (0..PACKETS).map(|i| (0..i * 47).map(|j| (i * 101 + j * 7) as u8).collect()).collect();
+        let job = |i: usize| (&keys[i % 2], (i as u64) << 31 | 0xffff_fff0);
+        let mut sealed: Vec<Vec<u8>> = texts.iter().map(|text| vec![0; text.len() + TAG_LEN]).collect();
+        let jobs = texts.iter().zip(&mut sealed).enumerate().map(|(i, (source, destination))| {
+            let (key, counter) = job(i);
+            Seal { key, counter, source, destination }
+        });
+        self.seal(&mut jobs.collect::<Vec<_>>());
+        let hash = sealed.iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        sealed[BENT][0] ^= 1;
+        let mut opened: Vec<Vec<u8>> = texts.iter().map(|text| vec![0xaa; text.len()]).collect();
+        let jobs = sealed.iter().zip(&mut opened).enumerate().map(|(i, (source, destination))| {
+            let (key, counter) = job(i);
+            Open { key, counter, source, destination, authentic: i == BENT }
+        });
+        let mut jobs: Vec<_> = jobs.collect();
+        self.open(&mut jobs);
+        let right = jobs.iter().zip(&texts).enumerate().all(|(i, (job, text))| {
+            let nothing = || job.destination.iter().all(|byte| *byte == 0);
+            if i == BENT { !job.authentic && nothing() } else { job.authentic && *job.destination == **text }
+        });
+        right.then_some(hash)
+    }
+}
+
+/// Packets of the self-test, and which one of them is bent.
+const PACKETS: usize = 33;
+const BENT: usize = 7;
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let engine = Self::ALL.into_iter().find(|engine| engine.name() == name);
+        engine.ok_or_else(|| format!("{name} is none of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}

@@ -1,0 +1,396 @@
+//! Every engine against independent implementations: `RustCrypto`'s, and for that one ring.
+
+use chacha20poly1305::aead::AeadInPlace;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+use super::*;
+
+/// Bytes before and after each buffer that nobody may touch.
+const CANARY: usize = 64;
+
+/// The engines that this machine can run.
+fn engines() -> impl Iterator<Item = Engine> {
+    Engine::ALL.into_iter().filter(|engine| !matches!(engine.test(), Err(Unusable::Processor(_))))
+}
+
+/// A packet with all that is needed to check what became of it.
+struct Case {
+    key: [u8; 32],
+    counter: u64,
+    text: Vec<u8>,
+    /// Zeros that follow the text.
+    padding: usize,
+    /// Distance of the buffers from an aligned address.
+    skew: [usize; 2],
+}
+
+impl Case {
+    fn new(key: [u8; 32], counter: u64, text: Vec<u8>) -> Self {
+        Self { key, counter, text, padding: 0, skew: [0; 2] }
+    }
+
+    fn padded(&self) -> Vec<u8> {
+        let mut text = self.text.clone();
+        text.resize(self.text.len() + self.padding, 0);
+        text
+    }
+
+    /// Ciphertext and tag by `RustCrypto`.
+    fn sealed(&self) -> Vec<u8> {
+        let mut buffer = self.padded();
+        let nonce = nonce(self.counter).into();
+        let cipher = ChaCha20Poly1305::new(&self.key.into());
+        let tag = cipher.encrypt_in_place_detached(&nonce, b"", &mut buffer).expect("short");
+        buffer.extend_from_slice(&tag);
+        buffer
+    }
+}
+
+/// A buffer within canaries.
+struct Guarded {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Guarded {
+    fn new(len: usize, skew: usize) -> Self {
+        let memory = vec![0xa5; CANARY + skew + len + CANARY];
+        Self { memory, start: CANARY + skew, len }
+    }
+
+    fn with(content: &[u8], skew: usize) -> Self {
+        let mut buffer = Self::new(content.len(), skew);
+        buffer.get().copy_from_slice(content);
+        buffer
+    }
+
+    fn get(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..][..self.len]
+    }
+
+    /// The content, if nothing beside it was touched.
+    fn content(&self) -> &[u8] {
+        let (before, rest) = self.memory.split_at(self.start);
+        let (content, after) = rest.split_at(self.len);
+        assert!(before.iter().chain(after).all(|byte| *byte == 0xa5), "written beside the buffer");
+        content
+    }
+}
+
+/// Seals the cases as one batch.
+fn seal_all(engine: Engine, cases: &[Case]) -> Vec<Vec<u8>> {
+    let keys: Vec<_> = cases.iter().map(|case| Key::new(&case.key)).collect();
+    let mut sources: Vec<_> = cases.iter().map(|case| Guarded::with(&case.text, case.skew[0])).collect();
+    let mut sealed: Vec<_> = cases
+        .iter()
+        .map(|case| Guarded::new(case.text.len() + case.padding + TAG_LEN, case.skew[1]))
+        .collect();
+    let jobs = cases.iter().zip(&keys).zip(sources.iter_mut().zip(&mut sealed));
+    let mut jobs: Vec<_> = jobs
+        .map(|((case, key), (source, destination))| Seal {
+            key,
+            counter: case.counter,
+            source: source.get(),
+            destination: destination.get(),
+        })
+        .collect();
+    engine.seal(&mut jobs);
+    sealed.iter().map(|sealed| sealed.content().to_vec()).collect()
+}
+
+/// Opens messages of the cases as one batch.
+fn open_all(engine: Engine, cases: &[Case], messages: &[Vec<u8>]) -> Vec<(bool, Vec<u8>)> {
+    let keys: Vec<_> = cases.iter().map(|case| Key::new(&case.key)).collect();
+    let mut sources: Vec<_> =
+        cases.iter().zip(messages).map(|(case, message)| Guarded::with(message, case.skew[0])).collect();
+    let text_len = |message: &Vec<u8>| message.len().saturating_sub(TAG_LEN);
+    let mut opened: Vec<_> = cases
+        .iter()
+        .zip(messages)
+        .map(|(case, message)| Guarded::new(text_len(message), case.skew[1]))
+        .collect();
+    let jobs = cases.iter().zip(&keys).zip(sources.iter_mut().zip(&mut opened));
+    let mut jobs: Vec<_> = jobs
+        .map(|((case, key), (source, destination))| Open {
+            key,
+            counter: case.counter,
+            source: source.get(),
+            destination: destination.get(),
+            authentic: false,
+        })
+        .collect();
+    // What was there before must not matter.
+    jobs.iter_mut().step_by(2).for_each(|job| job.authentic = true);
+    engine.open(&mut jobs);
+    let authentic: Vec<_> = jobs.iter().map(|job| job.authentic).collect();
+    authentic
+        .into_iter()
+        .zip(&opened)
+        .map(|(authentic, opened)| (authentic, opened.content().to_vec()))
+        .collect()
+}
+
+/// Seals and opens the cases as one batch, and compares every byte.
+fn check(engine: Engine, cases: &[Case]) {
+    let expected: Vec<_> = cases.iter().map(Case::sealed).collect();
+    check_against(engine, cases, &expected);
+}
+
+fn check_against(engine: Engine, cases: &[Case], expected: &[Vec<u8>]) {
+    for (i, (sealed, expected)) in seal_all(engine, cases).iter().zip(expected).enumerate() {
+        assert!(
+            sealed == expected,
+            "{engine}: sealed packet {i} of {}, {} bytes",
+            cases.len(),
+            cases[i].text.len()
+        );
+    }
+    for (i, (authentic, text)) in open_all(engine, cases, expected).into_iter().enumerate() {
+        assert!(authentic, "{engine}: opened packet {i} of {}, {} bytes", cases.len(), cases[i].text.len());
+        assert!(text == cases[i].padded(), "{engine}: opened packet {i} of {}", cases.len());
+    }
+}
+
+fn random_case(rng: &mut SmallRng, keys: &[[u8; 32]], longest: usize) -> Case {
+    let mut text = vec![0; rng.random_range(0..=longest)];
+    rng.fill_bytes(&mut text);
+    let key = keys[rng.random_range(0..keys.len())];
+    let padding = if rng.random_bool(0.5) { rng.random_range(0..16) } else { 0 };
+    let skew = [rng.random_range(0..64), rng.random_range(0..64)];
+    // Now and then about to carry into the upper word.
+    let counter =
+        if rng.random_bool(0.2) { u64::from(u32::MAX) - 2 + rng.random_range(0..5) } else { rng.random() };
+    Case { key, counter, text, padding, skew }
+}
+
+/// RFC 8439, appendix A.5: key and nonce of the vector, whose first four nonce bytes are zero as
+/// WireGuard has them. The ciphertext does not depend on the associated data.
+#[test]
+fn rfc8439_appendix_a5() {
+    let key: [u8; 32] = hex::decode("1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0")
+        .expect("hex")
+        .try_into()
+        .expect("32 bytes");
+    let counter = u64::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
+    let text = b"Internet-Drafts are draft documents valid for a";
+    let expected = "64a0861575861af460f062c79be643bd5e805cfd345cf389f108670ac76c8cb2\
+                    4c6cfc18755d43eea09ee94e382d26";
+    for engine in engines() {
+        let case = || Case::new(key, counter, text.to_vec());
+        for sealed in seal_all(engine, &[case(), case(), case()]) {
+            assert_eq!(hex::encode(&sealed[..text.len()]), expected, "{engine}");
+        }
+    }
+}
+
+#[test]
+fn every_engine_of_this_machine_passes_its_self_test() {
+    for engine in Engine::ALL {
+        assert_ne!(engine.test(), Err(Unusable::Wrong(engine)), "{:?}", engine.answer());
+    }
+    assert_eq!(engine(), engines().next().expect("the portable one at least"));
+}
+
+#[test]
+fn every_length() {
+    for engine in engines() {
+        for start in (0..1500).step_by(30) {
+            let case = |len: usize| {
+                let text = (0..len).map(|i| (i * 31 + len) as u8).collect();
+                Case::new([len as u8; 32], (len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), text)
+            };
+            check(engine, &(start..=start + 30).map(case).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A batch of one length too, for lanes that end together.
+#[test]
+fn every_length_alone() {
+    for engine in engines() {
+        for len in 0..1500_usize {
+            let case = |i: usize| Case::new([7; 32], i as u64, vec![len as u8; len]);
+            check(engine, &[case(1), case(2)]);
+        }
+    }
+}
+
+#[test]
+fn every_batch_size() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    for engine in engines() {
+        for size in 0..=130 {
+            let cases: Vec<_> =
+                (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32], [3; 32]], 1500)).collect();
+            check(engine, &cases);
+        }
+    }
+}
+
+#[test]
+fn counters_carry_into_the_upper_word() {
+    for engine in engines() {
+        let counters = [0, u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32, u64::MAX - 1, u64::MAX];
+        let case = |counter| Case::new([9; 32], counter, vec![3; 200]);
+        check(engine, &counters.map(case));
+    }
+}
+
+/// Random batches against ring, which is fast enough for a million packets.
+#[test]
+fn random_batches() {
+    const PACKETS: usize = if cfg!(debug_assertions) { 200_000 } else { 4_000_000 };
+    let mut rng = SmallRng::seed_from_u64(2);
+    let bytes: [[u8; 32]; 4] = rng.random();
+    let keys = bytes.map(|key| Key::new(&key));
+    let mut source = vec![0; 1 << 16];
+    rng.fill_bytes(&mut source);
+    for engine in engines() {
+        let mut left = PACKETS;
+        while left > 0 {
+            let size = rng.random_range(1..=40.min(left));
+            left -= size;
+            let longest = [20, 100, 300, 1500][rng.random_range(0..4)];
+            let jobs: Vec<_> = (0..size)
+                .map(|_| {
+                    let len = rng.random_range(0..=longest);
+                    let padding = rng.random_range(0..16);
+                    let at = rng.random_range(0..source.len() - len);
+                    (
+                        &keys[rng.random_range(0..4)],
+                        rng.random(),
+                        &source[at..][..len],
+                        len + padding + TAG_LEN,
+                    )
+                })
+                .collect();
+            let run = |engine: Engine| {
+                let mut sealed: Vec<_> = jobs.iter().map(|job| vec![0xaa; job.3]).collect();
+                let mut batch: Vec<_> = jobs
+                    .iter()
+                    .zip(&mut sealed)
+                    .map(|(&(key, counter, source, _), destination)| Seal {
+                        key,
+                        counter,
+                        source,
+                        destination,
+                    })
+                    .collect();
+                engine.seal(&mut batch);
+                sealed
+            };
+            let sealed = run(engine);
+            let other = if engine == Engine::Ring { continue } else { Engine::Ring };
+            assert!(sealed == run(other), "{engine}");
+            let mut opened: Vec<_> = jobs.iter().map(|job| vec![0xaa; job.3 - TAG_LEN]).collect();
+            let mut batch: Vec<_> = jobs
+                .iter()
+                .zip(sealed.iter().zip(&mut opened))
+                .map(|(&(key, counter, ..), (source, destination))| Open {
+                    key,
+                    counter,
+                    source,
+                    destination,
+                    authentic: false,
+                })
+                .collect();
+            engine.open(&mut batch);
+            assert!(batch.iter().all(|job| job.authentic), "{engine}");
+            for (opened, job) in opened.iter().zip(&jobs) {
+                assert!(opened[..job.2.len()] == *job.2, "{engine}");
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_is_zero_and_authenticated() {
+    for engine in engines() {
+        let case = |padding| Case { padding, ..Case::new([9; 32], 3, vec![1, 2, 3, 4, 5]) };
+        check(engine, &[case(11), case(0), case(11), case(59), case(60), case(1000)]);
+    }
+}
+
+#[test]
+fn shorter_than_a_tag_is_not_authentic() {
+    for engine in engines() {
+        let case = |_| Case::new([1; 32], 0, Vec::new());
+        let messages: Vec<_> = (0..TAG_LEN).map(|len| vec![0; len]).collect();
+        let cases: Vec<_> = (0..TAG_LEN).map(case).collect();
+        assert!(open_all(engine, &cases, &messages).iter().all(|(authentic, _)| !authentic), "{engine}");
+    }
+}
+
+/// Which packets of a batch fail must not matter for the others, nor what was wrong with them.
+#[test]
+fn failing_jobs_are_wiped_and_their_neighbours_intact() {
+    let mut rng = SmallRng::seed_from_u64(3);
+    for engine in engines() {
+        for size in [1, 2, 3, 8, 15, 16, 17, 33, 64] {
+            let cases: Vec<_> = (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32]], 600)).collect();
+            let good: Vec<_> = cases.iter().map(Case::sealed).collect();
+            let sets: [&dyn Fn(usize) -> bool; 5] =
+                [&|i| i == 0, &|i| i == size / 2, &|i| i == size - 1, &|i| i % 3 == 1, &|_| true];
+            for fails in sets {
+                let mut messages = good.clone();
+                for message in messages.iter_mut().enumerate().filter(|(i, _)| fails(*i)).map(|(_, m)| m) {
+                    let bit = rng.random_range(0..message.len() * 8);
+                    message[bit / 8] ^= 1 << (bit % 8);
+                }
+                for (i, (authentic, text)) in open_all(engine, &cases, &messages).into_iter().enumerate() {
+                    assert_eq!(authentic, !fails(i), "{engine}: packet {i} of {size}");
+                    let expected = if fails(i) { vec![0; text.len()] } else { cases[i].padded() };
+                    assert!(text == expected, "{engine}: packet {i} of {size}");
+                }
+            }
+        }
+    }
+}
+
+/// Every bit of a message: text, last block, tag.
+#[test]
+fn every_flipped_bit_is_rejected() {
+    for engine in engines() {
+        let case = || Case::new([5; 32], 77, (0..83).collect());
+        let good = case().sealed();
+        for chunk in (0..good.len() * 8).collect::<Vec<_>>().chunks(24) {
+            let cases: Vec<_> = chunk.iter().map(|_| case()).collect();
+            let flip = |&bit: &usize| {
+                let mut message = good.clone();
+                message[bit / 8] ^= 1 << (bit % 8);
+                message
+            };
+            let messages: Vec<_> = chunk.iter().map(flip).collect();
+            for (authentic, text) in open_all(engine, &cases, &messages) {
+                assert!(!authentic, "{engine}");
+                assert!(text.iter().all(|byte| *byte == 0), "{engine}");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_are_parsed_and_printed() {
+    for engine in Engine::ALL {
+        assert_eq!(engine.to_string().parse(), Ok(engine));
+    }
+    assert!("avx1024".parse::<Engine>().is_err_and(|error| error.contains("avx512")));
+}
+
+proptest! {
+    #[test]
+    fn another_counter_or_key_fails(text in proptest::collection::vec(any::<u8>(), 0..100), counter: u64) {
+        for engine in engines() {
+            let case = |key, counter| Case::new([key; 32], counter, text.clone());
+            let message = case(5, counter).sealed();
+            let cases = [case(5, counter), case(5, counter ^ 1), case(6, counter), case(5, counter ^ 1 << 32)];
+            let opened = open_all(engine, &cases, &vec![message; 4]);
+            let authentic: Vec<_> = opened.iter().map(|(authentic, _)| *authentic).collect();
+            prop_assert_eq!(authentic, [true, false, false, false]);
+        }
+    }
+}
