@@ -44,6 +44,8 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let watch = kernel.watch()?;
     let Ready { planned, lock, sockets, mut programs } = preflight(options, &kernel).await?.ready()?;
     let Planned { topology, configs, settings, view } = planned;
+    #[cfg(feature = "keylog")]
+    let keylog = options.keylog.as_deref().map(super::keylog::Keylog::create).transpose()?;
     print!("{topology}");
 
     let keep_guard = settings.guard == Guard::Keep;
@@ -86,6 +88,8 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     // The tunnels have the keys now; this wipes the configuration's.
     drop(configs);
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
+    #[cfg(feature = "keylog")]
+    let gateway = Gateway { keylog, ..gateway };
     let mut running = Running::new(gateway, lanes, watch, signals, options.counters.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;
