@@ -44,7 +44,7 @@ pub const LAB: &[Need] = &[
     need("wireguard-tools", "wg"),
     need("tcpdump", "tcpdump"),
     need("nftables", "nft"),
-    need("faketime", "faketime"),
+    need("libfaketime", "faketime"),
     need("tshark", "tshark"),
 ];
 

@@ -96,13 +96,6 @@ impl Ends {
             Side::B => (&self.lab.b, &self.lab.a),
         }
     }
-
-    /// When the peer finished a handshake last, in seconds; 0 when it never did.
-    pub fn latest_handshake(&self) -> u64 {
-        let interface = &self.peers[0].interface;
-        let shown = self.lab.b.gateway.run(&format!("wg show {interface} latest-handshakes")).unwrap();
-        shown.split_whitespace().next_back().unwrap().parse().unwrap()
-    }
 }
 
 /// Handshake messages of one type on the wire, by the end that takes them in.
@@ -116,6 +109,10 @@ impl Messages {
         Self::watch(lab, 1, "")
     }
 
+    pub fn responses(lab: &Lab) -> Self {
+        Self::watch(lab, 2, "")
+    }
+
     /// Messages of `kind` that match `more` of a filter, too.
     pub fn watch(lab: &Lab, kind: u8, more: &str) -> Self {
         let filter = match lab.options.underlay {
@@ -123,9 +120,9 @@ impl Messages {
             // pcap cannot look into UDP over IPv6 by name.
             Family::V6 => format!("ip6[6] = 17 and ip6[48:4] = 0x0{kind}000000{more}"),
         };
+        let directory = lab.directory().join(format!("messages-{kind}"));
+        fs::create_dir(&directory).unwrap();
         let at = |site: &Site| {
-            let directory = lab.directory().join(format!("messages-{kind}"));
-            fs::create_dir_all(&directory).unwrap();
             let mut eavesdropper = Eavesdropper::new(&directory);
             eavesdropper.watch(&site.gateway, "wan0", &filter).unwrap();
             eavesdropper
@@ -137,12 +134,6 @@ impl Messages {
     pub fn sent_by(&self, side: Side) -> usize {
         let taken_in = if side == Side::A { &self.at_b } else { &self.at_a };
         taken_in.frames().unwrap().len()
-    }
-
-    /// How many the end on that side has sent, and how many the other one.
-    pub fn finish(self, side: Side) -> (usize, usize) {
-        let (by_a, by_b) = (self.at_b.finish().unwrap().len(), self.at_a.finish().unwrap().len());
-        if side == Side::A { (by_a, by_b) } else { (by_b, by_a) }
     }
 }
 

@@ -81,13 +81,18 @@ impl Program {
         self.start_by(Command::new(&self.path), site, index)
     }
 
-    /// The same with its wall clock an hour behind, by `faketime`; it must call the C library for the time.
+    /// The same with its wall clock an hour behind, by libfaketime; it must ask the C library for the time.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_an_hour_ago(&self, site: &Site, index: u8) -> Result<Peer> {
-        let mut command = Command::new("faketime");
-        command.args(["-f", "-1h"]).arg(&self.path).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        // Not by the program `faketime`, which stays between us and what it runs.
+        let directories = fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path());
+        let mut libraries = directories.map(|directory| directory.join("faketime/libfaketimeMT.so.1"));
+        let library = libraries.find(|library| library.exists());
+        let mut command = Command::new(&self.path);
+        command.env("LD_PRELOAD", library.context("libfaketime is missing")?);
+        command.env("FAKETIME", "-1h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         self.start_by(command, site, index)
     }
 
@@ -100,9 +105,10 @@ impl Program {
         match self.implementation {
             // It hints, at length, that the kernel can do the same.
             Implementation::WireguardGo => _ = command.env("WG_PROCESS_FOREGROUND", "1"),
-            // It would become the user that has logged in.
-            Implementation::Boringtun => _ = command.arg("--disable-drop-privileges"),
-            Implementation::Gotatun => {}
+            // They would become the user that has logged in.
+            Implementation::Gotatun | Implementation::Boringtun => {
+                command.arg("--disable-drop-privileges");
+            }
         }
         // One that was killed leaves its socket, which would look like the new one's.
         let _ = fs::remove_file(socket(&interface));
