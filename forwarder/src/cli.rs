@@ -26,6 +26,10 @@ pub enum Command {
         /// Where to write the counters as JSON, on SIGUSR1 and at exit
         #[arg(long, value_name = "FILE")]
         counters: Option<PathBuf>,
+        /// Write the keys of all handshakes to a new file, for Wireshark. Nothing is secret then.
+        #[cfg(feature = "keylog")]
+        #[arg(long, value_name = "FILE")]
+        keylog: Option<PathBuf>,
     },
     /// Test whether `run` would work (exit code 1: it would not); attach nothing, change nothing
     Check {
@@ -72,7 +76,7 @@ pub struct Options {
 impl From<Options> for RunOptions {
     fn from(options: Options) -> Self {
         let Options { interfaces, configs, workers, settings } = options;
-        Self { interfaces, configs, workers, settings, counters: None }
+        Self { interfaces, configs, workers, settings, ..Self::default() }
     }
 }
 
@@ -91,7 +95,7 @@ mod tests {
     fn options_of_run() {
         let line =
             "forwarder run --iface bond0 --iface eth9 --config a.conf --config /b --workers 2 --settings s";
-        let Command::Run { options, counters: None } = Cli::parse_from(line.split(' ')).command else {
+        let Command::Run { options, counters: None, .. } = Cli::parse_from(line.split(' ')).command else {
             panic!("run")
         };
         let expected = RunOptions {
@@ -99,7 +103,7 @@ mod tests {
             configs: vec!["a.conf".into(), "/b".into()],
             workers: NonZeroUsize::new(2),
             settings: Some("s".into()),
-            counters: None,
+            ..RunOptions::default()
         };
         assert_eq!(RunOptions::from(options), expected);
     }

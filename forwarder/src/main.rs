@@ -31,9 +31,11 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { options, counters } => {
-            log();
-            control::run(&RunOptions { counters, ..options.into() })?;
+        #[cfg(not(feature = "keylog"))]
+        Command::Run { options, counters } => run(&RunOptions { counters, ..options.into() })?,
+        #[cfg(feature = "keylog")]
+        Command::Run { options, counters, keylog } => {
+            run(&RunOptions { counters, keylog, ..options.into() })?;
         }
         Command::Check { options, json } => return check(&options.into(), json),
         Command::Down => down()?,
@@ -43,6 +45,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Janitor => _ = guard::janitor_main()?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn run(options: &RunOptions) -> anyhow::Result<()> {
+    log();
+    control::run(options)
 }
 
 fn check(options: &RunOptions, json: bool) -> anyhow::Result<ExitCode> {

@@ -44,6 +44,8 @@ pub const LAB: &[Need] = &[
     need("wireguard-tools", "wg"),
     need("tcpdump", "tcpdump"),
     need("nftables", "nft"),
+    need("libfaketime", "faketime"),
+    need("tshark", "tshark"),
 ];
 
 /// What it takes to build the lab kernel, and what its guests run beside the lab's programs.

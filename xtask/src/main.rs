@@ -13,7 +13,7 @@ enum Command {
     /// Show a site-to-site VPN over three tunnels at work, and what it carries
     Demo(demo::Options),
     /// Run every check and test that this machine can run, and say which it cannot
-    Test,
+    Test(test::Options),
     /// Build the XDP program that is committed
     BuildEbpf(build_ebpf::Options),
     /// Build the User-mode Linux kernel of the bond test, unless it is there
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => demo::run(&options)?,
-        Command::Test => return test::run(),
+        Command::Test(options) => return test::run(options),
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
         Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),
         Command::LabDown => demo::take_down()?,

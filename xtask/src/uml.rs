@@ -11,6 +11,9 @@ use anyhow::{Context as _, ensure};
 /// What a script in the guest may take.
 const LIMIT: Duration = Duration::from_mins(2);
 
+/// The same for the interop test, which waits for the timers of a dozen tunnels.
+const INTEROP_LIMIT: Duration = Duration::from_mins(10);
+
 /// How a script in the guest ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -51,6 +54,23 @@ pub fn recipe_test(linux: &Path) -> anyhow::Result<Outcome> {
 pub fn uapi_test(linux: &Path, forwarder: &Path) -> anyhow::Result<Outcome> {
     let variables = [("FORWARDER", guest_path(&fs::canonicalize(forwarder)?))];
     run(linux, &repository().join("tests/uml/uapi.sh"), &variables, LIMIT)
+}
+
+/// `forwarder` and the kernel's own WireGuard: the interop matrix, and what else peers do to each other.
+/// `flood` is the test program of that name;
+/// `long` takes two rekeys rather than one.
+///
+/// # Errors
+/// As for [`bond_test`].
+pub fn interop_test(linux: &Path, forwarder: &Path, flood: &Path, long: bool) -> anyhow::Result<Outcome> {
+    let mut variables = vec![
+        ("FORWARDER", guest_path(&fs::canonicalize(forwarder)?)),
+        ("FLOOD", guest_path(&fs::canonicalize(flood)?)),
+    ];
+    if long {
+        variables.push(("LONG", "yes".to_owned()));
+    }
+    run(linux, &repository().join("tests/uml/interop.sh"), &variables, INTEROP_LIMIT)
 }
 
 fn bond(linux: &Path, variables: &[(&str, String)]) -> anyhow::Result<Outcome> {

@@ -16,4 +16,7 @@ pub struct RunOptions {
     pub settings: Option<PathBuf>,
     /// `--counters`: where `run` writes its counters as JSON, on SIGUSR1 and at exit.
     pub counters: Option<PathBuf>,
+    /// `--keylog`: a new file for the keys of all handshakes.
+    #[cfg(feature = "keylog")]
+    pub keylog: Option<PathBuf>,
 }

@@ -91,6 +91,9 @@ pub struct Gateway {
     pub(super) view_due: Boottime,
     /// Cookies are demanded until then.
     pub(super) loaded_until: Boottime,
+    /// Where the keys of handshakes are written.
+    #[cfg(feature = "keylog")]
+    pub keylog: Option<super::keylog::Keylog>,
 }
 
 /// What must be done before the turn's messages leave.
@@ -139,6 +142,8 @@ impl Gateway {
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
             loaded_until: Boottime::default(),
+            #[cfg(feature = "keylog")]
+            keylog: None,
         };
         this.make_room();
         this
@@ -220,6 +225,8 @@ impl Gateway {
         self.publisher.settled(PUBLISHED_WITHIN).await;
         self.seal_with_new_sessions();
         self.publish();
+        #[cfg(feature = "keylog")]
+        self.log_keys();
         self.send();
         self.publisher.reclaim();
     }
@@ -309,6 +316,15 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// Keys are written before the message that they read is sent.
+    #[cfg(feature = "keylog")]
+    fn log_keys(&mut self) {
+        let mut secrets = self.tunnels.values_mut().flat_map(|t| std::iter::from_fn(|| t.poll_secrets()));
+        let Some(keylog) = &mut self.keylog else { return secrets.for_each(drop) };
+        secrets.for_each(|secrets| keylog.write(&secrets));
+        keylog.warn(clock::boottime());
     }
 
     fn publish(&mut self) {

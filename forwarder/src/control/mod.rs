@@ -5,6 +5,8 @@ mod check;
 pub mod egress;
 pub mod gateway;
 pub mod handle;
+#[cfg(feature = "keylog")]
+pub mod keylog;
 pub mod lanes;
 mod names;
 mod paths;

@@ -46,6 +46,8 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let watch = kernel.watch()?;
     let Ready { planned, lock, sockets, mut programs } = preflight(options, &kernel).await?.ready()?;
     let Planned { topology, configs, settings, view } = planned;
+    #[cfg(feature = "keylog")]
+    let keylog = options.keylog.as_deref().map(super::keylog::Keylog::create).transpose()?;
     print!("{topology}");
 
     let keep_guard = settings.guard == Guard::Keep;
@@ -83,6 +85,8 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
     let tunnels = tunnels(&plan, &mut rng);
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
+    #[cfg(feature = "keylog")]
+    let gateway = Gateway { keylog, ..gateway };
     let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;

@@ -26,6 +26,8 @@ mod traffic;
 mod tunnel;
 
 pub use crypto::{PrivateKey, PublicKey};
+#[cfg(feature = "keylog")]
+pub use noise::keylog::HandshakeSecrets;
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};
 pub use shared::Shared;
 pub use traffic::{Direction, Traffic};

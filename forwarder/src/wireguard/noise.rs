@@ -8,9 +8,11 @@
 //! Initiated::finish() -> SessionKeys     <----  Received::respond() -> (Response, SessionKeys)
 //! ```
 
+#[cfg(feature = "keylog")]
+pub(super) mod keylog;
+
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
-use rand::CryptoRng;
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
@@ -68,16 +70,15 @@ pub(super) struct Initiated {
     ephemeral: StaticSecret,
 }
 
-/// Makes an initiation; `None` when the peer's key is of small order.
+/// Makes an initiation with a fresh `ephemeral`; `None` when the peer's key is of small order.
 pub(super) fn initiate(
     identity: &Identity,
     peer: &PeerKeys,
     sender: u32,
     timestamp: Tai64n,
-    rng: &mut dyn CryptoRng,
+    ephemeral: StaticSecret,
 ) -> Option<(Initiation, Initiated)> {
     let mut state = Symmetric::new(&peer.public);
-    let ephemeral = StaticSecret::random_from_rng(rng);
     let mut message = Initiation {
         sender,
         ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
@@ -148,23 +149,22 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Makes the response; `None` when the initiator's keys are of small order.
+    /// Makes the response with a fresh `ephemeral`; `None` when the initiator's keys are of small order.
     pub(super) fn respond(
         mut self,
         peer: &PeerKeys,
         sender: u32,
-        rng: &mut dyn CryptoRng,
+        ephemeral: &StaticSecret,
     ) -> Option<(Response, SessionKeys)> {
-        let ephemeral = StaticSecret::random_from_rng(rng);
         let mut message = Response {
             sender,
             receiver: self.sender,
-            ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
+            ephemeral: x25519_dalek::PublicKey::from(ephemeral).to_bytes(),
             sealed_empty: [0; 16],
         };
         self.state.mix_ephemeral(&message.ephemeral);
-        self.state.mix_dh(&ephemeral, &self.ephemeral)?;
-        self.state.mix_dh(&ephemeral, &peer.public.0)?;
+        self.state.mix_dh(ephemeral, &self.ephemeral)?;
+        self.state.mix_dh(ephemeral, &peer.public.0)?;
         let key = self.state.mix_preshared(&peer.preshared);
         self.state.seal(&key, &[], &mut message.sealed_empty);
         let [receive, send] = self.state.split();

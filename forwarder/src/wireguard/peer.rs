@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::CryptoRng;
+use x25519_dalek::StaticSecret;
 
 use super::cookie::Jar;
 use super::crypto::PublicKey;
@@ -49,6 +50,8 @@ pub(super) struct Context<'a> {
 pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
+    #[cfg(feature = "keylog")]
+    pub(super) secrets: VecDeque<noise::keylog::HandshakeSecrets>,
 }
 
 impl Outbox {
@@ -62,6 +65,14 @@ impl Outbox {
 impl Context<'_> {
     fn event(&mut self, event: Event) {
         self.outbox.events.push_back(event);
+    }
+
+    #[cfg_attr(not(feature = "keylog"), allow(unused_variables))]
+    fn ephemeral(&mut self, peer: &PeerKeys) -> StaticSecret {
+        let ephemeral = StaticSecret::random_from_rng(&mut *self.rng);
+        #[cfg(feature = "keylog")]
+        self.outbox.secrets.push_back(noise::keylog::HandshakeSecrets::new(self.identity, peer, &ephemeral));
+        ephemeral
     }
 
     fn jitter(&mut self) -> Duration {
@@ -182,8 +193,9 @@ impl Peer {
 
         let index = cx.shared.allocate((cx.tunnel, self.id), cx.rng);
         let remote_index = received.sender;
-        let (response, keys) =
-            received.respond(&self.keys, index.value(), cx.rng).ok_or(Refusal::Unauthenticated)?;
+        let (response, keys) = received
+            .respond(&self.keys, index.value(), &cx.ephemeral(&self.keys))
+            .ok_or(Refusal::Unauthenticated)?;
         // Simultaneous initiations cancel each other: ours may not be answered any more.
         self.pending = None;
         self.previous = None;
@@ -318,8 +330,9 @@ impl Peer {
         let Some(endpoint) = self.endpoint else { return };
         let index = cx.shared.allocate((cx.tunnel, self.id), cx.rng);
         let timestamp = cx.shared.timestamp(cx.identity.public, self.keys.public, cx.wall);
+        let ephemeral = cx.ephemeral(&self.keys);
         let Some((message, handshake)) =
-            noise::initiate(cx.identity, &self.keys, index.value(), timestamp, cx.rng)
+            noise::initiate(cx.identity, &self.keys, index.value(), timestamp, ephemeral)
         else {
             return;
         };

@@ -296,6 +296,12 @@ impl Tunnel {
         self.outbox.events.pop_front()
     }
 
+    /// The secrets of the next handshake that has begun.
+    #[cfg(feature = "keylog")]
+    pub fn poll_secrets(&mut self) -> Option<super::HandshakeSecrets> {
+        self.outbox.secrets.pop_front()
+    }
+
     /// The peer's sessions now; none when there is no such peer.
     pub fn slots(&self, peer: PeerId) -> Slots {
         self.peers.get(&peer).map(Peer::slots).unwrap_or_default()

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::report::Carried;
 use crate::lab::gateway::Gateway;
-use crate::lab::wireguard_go::{self, WireguardGo};
+use crate::lab::peer::{Implementation, Peer, Program};
 use crate::lab::{Lab, counters};
 use crate::progress::Progress;
 use crate::workspace;
@@ -22,7 +22,7 @@ pub enum System {
     /// This project's gateway.
     Forwarder { program: PathBuf },
     /// wireguard-go with one tunnel: it has no way to use more.
-    WireguardGo { program: PathBuf },
+    WireguardGo { program: Program },
 }
 
 impl System {
@@ -33,7 +33,7 @@ impl System {
 
     /// wireguard-go, fetched if need be.
     pub fn wireguard_go(progress: Progress) -> Result<Self> {
-        Ok(Self::WireguardGo { program: wireguard_go::fetch(progress)? })
+        Ok(Self::WireguardGo { program: Implementation::WireguardGo.install(progress)? })
     }
 
     /// Its name in the table.
@@ -58,7 +58,7 @@ impl System {
             }
             Self::WireguardGo { program } => {
                 lab.offload(true)?;
-                let start = |site| WireguardGo::start(program, site, 0);
+                let start = |site| program.start(site, 0);
                 Ok(Running::WireguardGo([start(&lab.a)?, start(&lab.b)?]))
             }
         }
@@ -69,7 +69,7 @@ impl System {
 #[derive(Debug)]
 pub enum Running {
     Forwarder([Gateway; 2]),
-    WireguardGo([WireguardGo; 2]),
+    WireguardGo([Peer; 2]),
 }
 
 impl Running {

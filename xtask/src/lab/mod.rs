@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod generator;
 
 pub mod netns;
+pub mod peer;
 pub mod site;
 pub mod traffic;
 pub mod wireguard_go;

@@ -2,20 +2,40 @@
 //!
 //! A test that this machine cannot run is reported as not run, with the reason, never as passed.
 
+pub mod matrix;
 mod not_run;
 mod steps;
 mod tally;
 
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::Result;
+use clap::Args;
 
 pub use not_run::not_run;
 
 use crate::progress::{Progress, Stopwatch};
-use crate::{elevate, install};
+use crate::{elevate, install, workspace};
+use matrix::Matrix;
 use steps::Step;
 use tally::Tally;
+
+/// Tells tests that they may take their time.
+const LONG: &str = "FORWARDER_TESTS_LONG";
+
+/// Whether a test may take its time: `cargo xtask test --long`.
+pub fn is_long() -> bool {
+    std::env::var_os(LONG).is_some()
+}
+
+/// Options of `cargo xtask test`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Options {
+    /// Let the interop tests run over two rekeys rather than one (two minutes more)
+    #[arg(long)]
+    long: bool,
+}
 
 /// What became of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,18 +46,20 @@ enum Outcome {
     NotRun(String),
 }
 
-/// Runs all steps and prints a table and the counts of tests; fails when a test did.
+/// Runs all steps and prints a table, the interop matrix and the counts of tests; fails when a test did, or
+/// when the matrix has a gap.
 ///
 /// # Errors
 /// Something is missing and cannot be installed.
-pub fn run() -> Result<ExitCode> {
+pub fn run(options: Options) -> Result<ExitCode> {
     let progress = Progress::start();
     elevate::check()?;
     install::install(progress, install::BUILD)?;
     install::install(progress, install::LAB)?;
 
+    let matrix = Rc::new(Matrix::create(&workspace::target()?)?);
     let mut rows = Vec::new();
-    for Step { name, run } in steps::all(progress)? {
+    for Step { name, run } in steps::all(progress, options, &matrix)? {
         progress.step(&name);
         let watch = Stopwatch::start();
         let outcome = run().unwrap_or_else(|error| {
@@ -47,9 +69,11 @@ pub fn run() -> Result<ExitCode> {
         rows.push(Row { name, outcome, seconds: watch.seconds() });
     }
     print_table(&rows);
+    let (table, missing) = matrix.table()?;
+    println!("\ninterop matrix\n{table}");
     let total = rows.iter().map(|row| row.outcome.tally()).fold(Tally::default(), Tally::plus);
-    println!("\n{total}");
-    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{total}");
+    Ok(if total.failed == 0 && missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Row {

@@ -1,23 +1,31 @@
 //! The steps of `cargo xtask test`.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::thread;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use super::matrix::{KERNEL, Matrix};
 use super::not_run::Listener;
-use super::{Outcome, Tally};
+use super::{LONG, Options, Outcome, Tally};
 use crate::command::{Run as _, exists};
 use crate::install::{self, EBPF};
-use crate::lab::wireguard_go;
+use crate::lab::peer::Implementation;
 use crate::progress::Progress;
 use crate::{elevate, lab_kernel, uml, workspace};
 
 /// `build-ebpf` ends with this when no toolchain here can build for BPF.
 const NO_EBPF_TOOLCHAIN: i32 = 2;
+
+/// The test that meets other implementations.
+const INTEROP: &str = "interop";
+/// A feature that packages leave out, and the test of it.
+const KEYLOG: &str = "keylog";
 
 /// A test in a guest of this kernel.
 type UmlTest = fn(&Path) -> Result<uml::Outcome>;
@@ -32,7 +40,7 @@ pub struct Step {
 ///
 /// # Errors
 /// cargo cannot describe the workspace.
-pub fn all(progress: Progress) -> Result<Vec<Step>> {
+pub fn all(progress: Progress, options: Options, matrix: &Rc<Matrix>) -> Result<Vec<Step>> {
     let mut steps = vec![
         step("formatting", formatting),
         step("clippy", clippy),
@@ -41,7 +49,10 @@ pub fn all(progress: Progress) -> Result<Vec<Step>> {
         step("XDP object is what its sources give", move || ebpf_object(progress)),
     ];
     for target in kernel_test_targets()? {
-        steps.push(step(&format!("kernel tests: {target}"), move || kernel_tests(&target, progress)));
+        let name = format!("kernel tests: {target}");
+        let matrix = Rc::clone(matrix);
+        let run = move || kernel_tests(&target, progress, options, &matrix);
+        steps.push(step(&name, run));
     }
     for (name, test) in [
         ("bond lab: the kernel recipe at both ends", uml::recipe_test as UmlTest),
@@ -51,6 +62,8 @@ pub fn all(progress: Progress) -> Result<Vec<Step>> {
     ] {
         steps.push(step(name, move || in_uml(test, progress)));
     }
+    let matrix = Rc::clone(matrix);
+    steps.push(step("interop: kernel WireGuard", move || kernel_wireguard(&matrix, options, progress)));
     Ok(steps)
 }
 
@@ -69,8 +82,14 @@ fn clippy() -> Result<Outcome> {
     if workspace::cargo().args(["clippy", "--version"]).quietly().is_err() {
         return Ok(Outcome::NotRun("clippy is missing: rustup component add clippy".to_owned()));
     }
-    let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
-    check(workspace::cargo().args(lint))
+    let lint = |what: &[&str]| {
+        let options = ["--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
+        check(workspace::cargo().arg("clippy").args(what).args(options))
+    };
+    match lint(&["--workspace"])? {
+        Outcome::Ran(tally) if tally.failed == 0 => lint(&["-p", "forwarder", "--features", KEYLOG]),
+        failed => Ok(failed),
+    }
 }
 
 /// All that needs no kernel feature and no privilege.
@@ -131,22 +150,42 @@ fn kernel_test_targets() -> Result<Vec<String>> {
 }
 
 /// Builds one of them, and what it runs, as the invoking user; runs it as root.
-fn kernel_tests(target: &str, progress: Progress) -> Result<Outcome> {
-    workspace::cargo().args(["build", "--locked", "-p", "forwarder", "-p", "bench"]).visibly()?;
-    if let Err(error) = wireguard_go::fetch(progress) {
-        // Tests that need it find out themselves, and say that they cannot run.
-        progress.step(format!("{error:#}"));
+fn kernel_tests(target: &str, progress: Progress, options: Options, matrix: &Matrix) -> Result<Outcome> {
+    if target == KEYLOG {
+        build_with_keylog()?;
+    }
+    let packages = ["-p", "forwarder", "-p", "bench", "-p", "tests"];
+    workspace::cargo().args(["build", "--locked"]).args(packages).visibly()?;
+    if target == INTEROP {
+        for implementation in Implementation::ALL {
+            if let Err(error) = implementation.install(progress) {
+                // Tests that need it find out themselves, and say that they cannot run.
+                progress.step(format!("{error:#}"));
+            }
+        }
     }
     let program = build_test(target)?;
     let listener = Listener::new(&workspace::target()?)?;
     let mut command = elevate::command("env")?; // sudo does not pass the environment on
-    command.arg(listener.setting()).arg(program).arg("--test-threads=1").current_dir(workspace::root());
+    command.arg(listener.setting()).arg(matrix.setting());
+    if options.long {
+        command.arg(format!("{LONG}=yes"));
+    }
+    command.arg(program).arg("--test-threads=1").current_dir(workspace::root());
     let outcome = tests(&mut command)?;
     let not_run = listener.heard()?;
     Ok(match outcome {
         Outcome::Ran(tally) => Outcome::Ran(tally.without(not_run)),
         Outcome::NotRun(_) => outcome,
     })
+}
+
+/// `forwarder` with the feature, under another name.
+fn build_with_keylog() -> Result<()> {
+    workspace::cargo().args(["build", "--locked", "-p", "forwarder", "--features", KEYLOG]).visibly()?;
+    let program = workspace::program("debug", "forwarder")?;
+    fs::copy(&program, program.with_file_name("forwarder-keylog"))?;
+    Ok(())
 }
 
 fn build_test(target: &str) -> Result<PathBuf> {
@@ -177,6 +216,24 @@ fn in_uml(test: UmlTest, progress: Progress) -> Result<Outcome> {
     };
     let uml::Outcome { status, output } = test(&linux)?;
     println!("{output}");
+    Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
+}
+
+/// The kernel's own WireGuard as the peer, under User-mode Linux.
+fn kernel_wireguard(matrix: &Matrix, options: Options, progress: Progress) -> Result<Outcome> {
+    let linux = match lab_kernel::run(progress) {
+        Ok(linux) => linux,
+        Err(error) => {
+            let reason = format!("no User-mode Linux kernel: {error:#}");
+            matrix.not_run(KERNEL, &reason)?;
+            return Ok(Outcome::NotRun(reason));
+        }
+    };
+    workspace::cargo().args(["build", "--locked", "-p", "tests", "--bin", "handshake-flood"]).visibly()?;
+    let flood = workspace::program("debug", "handshake-flood")?;
+    let uml::Outcome { status, output } = uml::interop_test(&linux, &forwarder()?, &flood, options.long)?;
+    println!("{output}");
+    matrix.take(&output)?;
     Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
 }
 

@@ -1,0 +1,119 @@
+//! `--keylog`: tshark reads what the gateway has sent and received, and finds nothing wrong with it. Needs root,
+//! and `forwarder-keylog`: `forwarder` built with the feature.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tests::lab::{PATIENCE, lab, start_ready};
+use xtask::command::{Run as _, exists};
+use xtask::lab::address::lan6;
+use xtask::lab::gateway::Gateway;
+use xtask::lab::{Daemon, Lab, Options, Side, Wire, traffic};
+use xtask::test::not_run;
+use xtask::workspace;
+
+/// A bit more than the minute between two warnings.
+const MINUTE: Duration = Duration::from_secs(62);
+
+#[test]
+fn tshark_reads_handshakes_and_packets() {
+    let test = "tshark_reads_handshakes_and_packets";
+    if !exists("tshark") {
+        return not_run(test, "tshark is missing");
+    }
+    let Some(lab) = lab(test, Options { ports: 1, wire: Wire::Switch, ..Options::default() }).unwrap() else {
+        return;
+    };
+    with_preshared_key(&lab);
+    let keylog = lab.directory().join("keys");
+    let (capture, mut tcpdump) = capture(&lab);
+    let _b = start_ready(&lab, &lab.b, &[]).unwrap();
+    let mut a = start(&lab, &keylog);
+    a.wait_tunnels(PATIENCE).unwrap();
+    let (near, far) = (&lab.a.host, &lab.b.host);
+    for size in ["-s 0", "-s 56", "-s 1392"] {
+        near.run(&format!("ping -q -c 5 -i 0.05 {size} {}", lab.b.host_address())).unwrap();
+    }
+    near.run(&format!("ping -q -c 5 -i 0.05 -s 1372 {}", lan6(Side::B, 10))).unwrap();
+    let log = lab.directory().join("iperf3.log");
+    let run = traffic::tcp_between(far, (near, lab.a.host_address().into()), 1, 1, &log).unwrap();
+    assert!(run.mbps > 0.0);
+
+    assert_eq!(fs::metadata(&keylog).unwrap().permissions().mode() & 0o777, 0o600);
+    sleep(MINUTE);
+    let warnings = a.daemon.output().unwrap().matches("can read all traffic").count();
+    assert!(warnings == 2 || warnings == 3, "{warnings} warnings in a minute");
+    a.daemon.stop().unwrap();
+    tcpdump.end_with(Signal::SIGINT).unwrap();
+
+    let count = |filter: &str| tshark(&capture, Some(&keylog), filter);
+    let (initiations, responses) = (count("wg.type == 1"), count("wg.type == 2"));
+    assert!(initiations > 0 && responses > 0, "{initiations} initiations, {responses} responses");
+    // The identity of the initiator is sealed in its initiation; a response is sealed with all keys.
+    assert_eq!(count("wg.type == 1 && wg.static"), initiations);
+    assert_eq!(count("wg.type == 2 && wg.handshake_ok == 1"), responses);
+    assert_eq!(count("wg && icmp.type == 8"), 15);
+    assert_eq!(count("wg && icmp.type == 0"), 15);
+    assert_eq!(count("wg && icmpv6.type == 128"), 5);
+    assert_eq!(count("wg && icmpv6.type == 129"), 5);
+    assert!(count("wg && tcp.len > 1000") > 10);
+    assert_eq!(count("wg.type == 4 && !icmp && !icmpv6 && !tcp && !wg.keepalive"), 0, "something is unread");
+    assert_eq!(count("_ws.malformed || _ws.expert.severity == error"), 0);
+
+    // Without the keys there is nothing to be read.
+    assert_eq!(tshark(&capture, None, "wg.handshake_ok == 1 || wg.static || wg && icmp || wg && tcp"), 0);
+}
+
+#[test]
+fn an_old_file_is_not_written_to() {
+    let test = "an_old_file_is_not_written_to";
+    let Some(lab) = lab(test, Options { ports: 1, ..Options::default() }).unwrap() else { return };
+    let keylog = lab.directory().join("keys");
+    fs::write(&keylog, "precious").unwrap();
+    let mut gateway = start(&lab, &keylog);
+    let error = gateway.wait_ready(PATIENCE).unwrap_err().to_string();
+    assert!(error.contains("the file must be a new one"), "{error}");
+    assert_eq!(fs::read_to_string(&keylog).unwrap(), "precious");
+}
+
+fn with_preshared_key(lab: &Lab) {
+    let key = Command::new("wg").arg("genpsk").text().unwrap();
+    for site in lab.sites() {
+        let file = site.tunnels.join("wg0.conf");
+        fs::write(&file, fs::read_to_string(&file).unwrap() + &format!("PresharedKey = {key}\n")).unwrap();
+    }
+}
+
+/// Site A's gateway with the feature; it is not ready yet.
+fn start(lab: &Lab, keylog: &Path) -> Gateway {
+    let program = workspace::program("debug", "forwarder-keylog").unwrap();
+    let keylog = keylog.to_str().unwrap();
+    Gateway::start(&program, &lab.a, lab.options, 0, &["--keylog", keylog]).unwrap()
+}
+
+/// Captures what A sends and receives on the wire.
+fn capture(lab: &Lab) -> (PathBuf, Daemon) {
+    let file = lab.directory().join("wire.pcap");
+    let mut tcpdump = Command::new("tcpdump");
+    tcpdump.args(["-i", "a0", "-U", "--immediate-mode", "-Z", "root", "-w"]).arg(&file).arg("udp");
+    let switch = lab.switch.as_ref().unwrap();
+    let mut daemon = switch.spawn(&mut tcpdump, &lab.directory().join("tcpdump.log")).unwrap();
+    daemon.wait_for("listening on", PATIENCE).unwrap();
+    (file, daemon)
+}
+
+/// How many packets of the capture a display filter matches.
+fn tshark(capture: &Path, keylog: Option<&Path>, filter: &str) -> usize {
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-n", "-r"]).arg(capture).args(["-Y", filter, "-T", "fields", "-e", "frame.number"]);
+    if let Some(keylog) = keylog {
+        tshark.args(["-o", &format!("wg.keylog_file:{}", keylog.display())]);
+    }
+    tshark.text().unwrap().lines().count()
+}
