@@ -85,7 +85,9 @@ fn what_differs_changes_and_a_flow_beside_it_loses_nothing() -> Result<()> {
 
 #[test]
 fn keys_change() -> Result<()> {
-    let Some(lab) = lab::lab("keys_change", Options { ports: 2, ..Options::default() })? else { return Ok(()) };
+    let Some(lab) = lab::lab("keys_change", Options { ports: 2, ..Options::default() })? else {
+        return Ok(());
+    };
     let mut a = start_ready(&lab, &lab.a, &[])?;
     let mut b = start_ready(&lab, &lab.b, &[])?;
     a.wait_tunnels(PATIENCE)?;
@@ -116,7 +118,8 @@ fn keys_change() -> Result<()> {
     let answers = || {
         let source = address::tunnel(Side::A, 1);
         let mut ping = lab.a.gateway.command("ping");
-        let ping = ping.args(["-q", "-n", "-c", "1", "-W", "1", "-I", &source.to_string(), &changed.to_string()]);
+        let ping =
+            ping.args(["-q", "-n", "-c", "1", "-W", "1", "-I", &source.to_string(), &changed.to_string()]);
         Ok::<_, anyhow::Error>(ping.output()?.status.success())
     };
     for _ in 0..3 {
@@ -130,7 +133,8 @@ fn keys_change() -> Result<()> {
 
 #[test]
 fn what_cannot_be_changes_nothing() -> Result<()> {
-    let Some(lab) = lab::lab("what_cannot_be_changes_nothing", Options { ports: 2, ..Options::default() })? else {
+    let Some(lab) = lab::lab("what_cannot_be_changes_nothing", Options { ports: 2, ..Options::default() })?
+    else {
         return Ok(());
     };
     // The operator routes: no reload may install a route to the TUN.
@@ -141,7 +145,8 @@ fn what_cannot_be_changes_nothing() -> Result<()> {
     let target = lab.b.host_address().into();
     traffic::wait_reachable(&lab.a.host, target, PATIENCE)?;
     let flow = Flow::start(&lab, target)?;
-    let state = || Ok::<_, anyhow::Error>((lab.a.gateway.ip("route show table all")?, lab.a.gateway.ip("rule")?));
+    let state =
+        || Ok::<_, anyhow::Error>((lab.a.gateway.ip("route show table all")?, lab.a.gateway.ip("rule")?));
     let before = state()?;
 
     let file = lab.a.tunnels.join("wg1.conf");
@@ -152,7 +157,10 @@ fn what_cannot_be_changes_nothing() -> Result<()> {
         (text.clone() + "nonsense\n", "nothing was changed"),
         (text.replace("ListenPort = 51821", "ListenPort = 40002"), "UDP port 40002 is in use"),
         (text.replace("ListenPort = 51821", "ListenPort = 51820"), "ListenPort 51820 is also that of"),
-        (text.replace("AllowedIPs = ", "AllowedIPs = 10.200.1.2/32, "), "lies inside AllowedIPs 10.200.1.2/32"),
+        (
+            text.replace("AllowedIPs = ", "AllowedIPs = 10.200.1.2/32, "),
+            "lies inside AllowedIPs 10.200.1.2/32",
+        ),
     ] {
         fs::write(&file, wrong)?;
         reload(&mut a, says)?;
@@ -209,7 +217,8 @@ fn reload(gateway: &mut Gateway, says: &str) -> Result<()> {
     gateway.daemon.signal(Signal::SIGHUP)?;
     let news = |gateway: &Gateway| Ok::<_, anyhow::Error>(gateway.daemon.output()?[before..].to_owned());
     let done = ["was read again", "nothing was changed"];
-    let ended = wait_until(PATIENCE, || Ok(done.iter().any(|end| news(gateway).is_ok_and(|n| n.contains(end)))))?;
+    let ended =
+        wait_until(PATIENCE, || Ok(done.iter().any(|end| news(gateway).is_ok_and(|n| n.contains(end)))))?;
     let news = news(gateway)?;
     ensure!(ended && news.contains(says), "no \"{says}\" in: {news}");
     Ok(())
