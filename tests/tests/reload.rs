@@ -38,6 +38,8 @@ fn what_differs_changes_and_a_flow_beside_it_loses_nothing() -> Result<()> {
     }
     for gateway in &mut gateways {
         reload(gateway, "wg2: added")?;
+    }
+    for gateway in &mut gateways {
         gateway.wait_tunnels(PATIENCE)?;
     }
     traffic::wait_reachable(&lab.a.host, address::tunnel(Side::B, 2).into(), PATIENCE)?;
