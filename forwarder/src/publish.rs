@@ -5,8 +5,7 @@
 //! ever freed (and no key wiped) on a packet's time.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -16,6 +15,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::pipeline::Snapshot;
 use crate::pipeline::control::Injected;
 use crate::port::PortCounters;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Messages that may wait for a lane to send them.
 const MAX_INJECTED: usize = 1024;
@@ -240,5 +241,39 @@ mod tests {
         }
         publisher.reclaim();
         assert!(watched.upgrade().is_none());
+    }
+
+    /// Two lanes and the control thread, in every order: what a lane has is whole and never goes back, and
+    /// when all have taken the new snapshot, nobody holds the old one and its sessions' keys are wiped.
+    #[cfg(feature = "model")]
+    #[test]
+    fn model_old_snapshots_go_when_all_lanes_have_the_new_one() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let mut publisher = Publisher::new();
+            let first = snapshot(1);
+            let watched = Arc::downgrade(&first);
+            let lanes = [0; 2].map(|_| publisher.subscribe(&first).unwrap());
+            drop(first);
+            let threads = lanes.map(|mut lane| {
+                loom::thread::spawn(move || {
+                    let seen = [0; 2].map(|_| lane.current().generation);
+                    assert!(seen.is_sorted());
+                    lane
+                })
+            });
+            for lane in 0..2 {
+                publisher.publish(lane, snapshot(2));
+            }
+            let settled = publisher.is_settled();
+            publisher.reclaim();
+            assert!(!settled || watched.upgrade().is_none(), "settled, and still held");
+            let lanes = threads.map(|thread| thread.join().unwrap());
+            let mut newest = lanes.map(|mut lane| (lane.current().generation, lane));
+            assert!(newest.iter_mut().all(|(generation, _)| *generation == 2));
+            publisher.reclaim();
+            assert!(publisher.is_settled() && watched.upgrade().is_none());
+        });
     }
 }

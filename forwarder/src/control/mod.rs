@@ -29,3 +29,17 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the control thread's runtime")?.block_on(work)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Core dumps are off while keys are in memory.
+    #[test]
+    fn the_process_leaves_no_core() {
+        assert!(prctl::get_dumpable().unwrap(), "as a process begins");
+        let dumpable = block_on(async { Ok(prctl::get_dumpable()?) }).unwrap();
+        prctl::set_dumpable(true).unwrap();
+        assert!(!dumpable);
+    }
+}

@@ -88,7 +88,8 @@ pub fn tunnels(topology: &Topology, configs: &[TunnelConfig], listen_ports: &[u1
                 }
             }
             let addresses = config.addresses.iter().map(IpNet::addr).collect();
-            Tunnel { addresses, listen_port: *listen_port, allowed_ips, mtu: plan.mtu }
+            let copy_dscp = plan.settings.copy_dscp;
+            Tunnel { addresses, listen_port: *listen_port, allowed_ips, mtu: plan.mtu, copy_dscp }
         })
         .collect()
 }

@@ -114,6 +114,9 @@ fn tunnels(
                 persistent_keepalive: section.persistent_keepalive,
             };
             tunnel.add_peer(&peer, now);
+            if !topology.tunnels[usize::from(id)].settings.roaming {
+                tunnel.pin_endpoint(peer.id);
+            }
         }
         tunnels.push(tunnel);
     }

@@ -140,7 +140,7 @@ mod tests {
                     let ip = parse::ip(packet).unwrap();
                     let udp = parse::udp(&ip, packet).unwrap();
                     assert_eq!((udp.source, udp.port), (source.parse().unwrap(), 5001));
-                    assert_eq!((packet[udp.payload.clone()].to_vec(), ip.ecn, ip.ttl), (payload, 3, 64));
+                    assert_eq!((packet[udp.payload.clone()].to_vec(), ip.ds, ip.ttl), (payload, 0x8b, 64));
                     assert!(parse::udp_checksum_is_right(packet));
                     if ip.source.is_ipv6() {
                         let mut broken = packet.to_vec();

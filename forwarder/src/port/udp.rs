@@ -236,7 +236,7 @@ impl Port for UdpPort {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
             let tunnel = self.tunnels[usize::from(receiver)];
-            let layer = Layer::Datagram { tunnel, source: message.source, ecn: message.tos & 3 };
+            let layer = Layer::Datagram { tunnel, source: message.source, ds: message.tos };
             into.push(RxFrame { frame, layer, origin });
         }
         into.len() - before

@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
 
-use crate::config::{Settings, TunnelConfig};
+use crate::config::{Settings, TunnelConfig, TunnelSettings};
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::kernel::{RouteKind, View};
 
@@ -49,6 +49,7 @@ pub fn compute(inputs: &Inputs) -> Result<Topology, Vec<TopologyError>> {
     let groups = groups::plan(inputs, &mut remarks);
     let cores = ports::worker_cores(inputs, &ports, &mut remarks);
     errors.extend(groups.errors);
+    errors.extend(nameless(inputs));
     errors.extend(endpoints::loops(inputs.tunnels, inputs.view, &mut remarks));
     errors.extend(endpoints::marks(inputs.tunnels));
     if inputs.cores.is_empty() {
@@ -159,6 +160,8 @@ pub struct TunnelPlan {
     pub peers: Vec<PeerId>,
     /// Largest IP packet, in bytes, by wg-quick's rule.
     pub mtu: u16,
+    /// What forwarder.toml says of it.
+    pub settings: TunnelSettings,
 }
 
 /// A peer.
@@ -205,6 +208,13 @@ const OVERHEAD_V4: u32 = 60;
 /// wg-quick's choice when nothing is known of the egress.
 const DEFAULT_TUNNEL_MTU: u16 = 1420;
 
+/// Settings of tunnels that there are not.
+fn nameless(inputs: &Inputs) -> impl Iterator<Item = TopologyError> {
+    let is_there = |name: &String| inputs.tunnels.iter().any(|tunnel| tunnel.name == *name);
+    let missing = inputs.settings.tunnels.keys().filter(move |name| !is_there(name));
+    missing.cloned().map(TopologyError::NoSuchTunnel)
+}
+
 fn tunnels(
     inputs: &Inputs,
     interfaces: &[InterfacePlan],
@@ -218,6 +228,7 @@ fn tunnels(
             name: config.name.clone(),
             peers: own.collect(),
             mtu: tunnel_mtu(config, inputs.view, interfaces, remarks),
+            settings: inputs.settings.tunnels.get(&config.name).copied().unwrap_or_default(),
         }
     };
     inputs.tunnels.iter().enumerate().map(plan).collect()

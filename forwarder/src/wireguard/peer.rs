@@ -66,6 +66,8 @@ pub(super) struct Peer {
     mac1: Mac1Key,
     jar: Jar,
     endpoint: Option<SocketAddr>,
+    /// The endpoint is the configured one, whatever authentic messages say.
+    pinned: bool,
     traffic: Arc<Traffic>,
     /// Our initiation that waits for its response.
     pending: Option<Pending>,
@@ -109,6 +111,7 @@ impl Peer {
             jar: Jar::new(&keys.public),
             keys,
             endpoint: config.endpoint,
+            pinned: false,
             traffic,
             pending: None,
             previous: None,
@@ -124,7 +127,11 @@ impl Peer {
         }
     }
 
-    /// Takes an initiation and answers it.
+    pub(super) fn pin_endpoint(&mut self) {
+        self.pinned = self.endpoint.is_some();
+    }
+
+    /// Takes an initiation and answers it, if it is known where to.
     pub(super) fn initiation(
         &mut self,
         cx: &mut Context<'_>,
@@ -156,7 +163,9 @@ impl Peer {
         cx.event(Event::Sessions(self.id));
         self.heard_from(cx, source);
         self.timers.response_sent(cx.now);
-        self.send(cx, source, &mut response.to_bytes());
+        if let Some(endpoint) = self.endpoint {
+            self.send(cx, endpoint, &mut response.to_bytes());
+        }
         Ok(())
     }
 
@@ -318,7 +327,10 @@ impl Peer {
     }
 
     fn roam(&mut self, cx: &mut Context<'_>, source: SocketAddr) {
-        if self.endpoint != Some(source) && may_be_endpoint(source) && !cx.shared.is_own(source.ip()) {
+        if self.pinned || self.endpoint == Some(source) {
+            return;
+        }
+        if may_be_endpoint(source) && !cx.shared.is_own(source.ip()) {
             self.endpoint = Some(source);
             cx.event(Event::Endpoint(self.id));
         }

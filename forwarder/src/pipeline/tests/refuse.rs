@@ -221,7 +221,7 @@ fn messages_to_another_tunnels_port() {
     world.b.wire_brings(0, &frame);
     expect(&mut world, true, Drop::UnknownIndex);
     let source = world.a.site.endpoint(0);
-    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(1), source, ecn: 0 }, &frame[42..]);
+    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(1), source, ds: 0 }, &frame[42..]);
     world.settle();
     assert_eq!(world.b.drops(Drop::UnknownIndex), 2);
 }
@@ -292,7 +292,7 @@ fn ports_without_room() {
 fn a_full_control_queue() {
     let mut world = World::new(Plan::default());
     world.b.control.full.store(true, Ordering::Relaxed);
-    let layer = Layer::Datagram { tunnel: TunnelId(0), source: world.a.site.endpoint(0), ecn: 0 };
+    let layer = Layer::Datagram { tunnel: TunnelId(0), source: world.a.site.endpoint(0), ds: 0 };
     world.b.udp.push(layer, [&[2, 0, 0, 0][..], &[0; 88]].concat());
     expect(&mut world, true, Drop::ControlQueueFull);
 }
@@ -342,7 +342,7 @@ fn roaming_needs_right_checksums() {
         let mut frame = Frame::new(bytes.leak(), 0);
         frame.set_range(0, range.end);
         let frames = [RxFrame { frame, layer: Layer::Ethernet(PortId(1)), origin: 1 }];
-        let message = Message { frame: 0, range, header, session, source, ecn: 0, outer: Some(14) };
+        let message = Message { frame: 0, range, header, session, source, ds: 0, outer: Some(14) };
         assert_eq!(inbound::endpoint(&message, &frames), right.then_some(Endpoint { remote: source }));
     }
 }
