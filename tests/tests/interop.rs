@@ -46,6 +46,7 @@ fn rekeys_lose_no_packet_and_restarts_are_survived() {
     });
 }
 
+/// Section 2.1, against wireguard-go.
 #[test]
 fn a_peer_that_roams_is_followed() {
     let Some(program) = wireguard_go("a_peer_that_roams_is_followed") else { return };
@@ -128,6 +129,7 @@ fn what_only_the_kernel_can_do_it_does() {
     assert!(verdicts.contains_key("pass_options") && verdicts.contains_key("pass_too_big"), "{verdicts:?}");
 }
 
+/// Kernel peers send with DF = 0, so their messages may come in fragments.
 #[test]
 fn messages_that_were_fragmented_on_the_underlay_arrive() {
     let Some(program) = wireguard_go("messages_that_were_fragmented_on_the_underlay_arrive") else { return };

@@ -37,7 +37,8 @@ fn packets_arrive_unchanged_but_for_ttl() {
     }
 }
 
-/// Plaintexts are padded to 16 bytes, but not beyond the MTU (whitepaper, section 5.4.6).
+/// Section 5.4.6 (a bug that peers had: no padding): to 16 bytes, but not beyond the MTU, as the kernel clamps it.
+/// The message adds 32 bytes to that.
 #[test]
 fn padding_stops_at_the_mtu() {
     let mut world = World::new(Plan::default());

@@ -159,6 +159,8 @@ fn truncated_frames() {
     }
 }
 
+/// Section 2, cryptokey routing: a source must be in the peer's own allowed-IPs. A bug that peers had: with
+/// nested allowed-IPs (10.1.77.0/24 is another peer's) a peer could take a more specific peer's addresses.
 #[test]
 fn inner_sources_of_other_peers() {
     for from in ["10.3.0.1", "10.1.77.5", "10.2.0.2"] {
@@ -198,6 +200,7 @@ fn tampered_messages() {
     assert_eq!(world.b.lan.take().len(), 1);
 }
 
+/// Section 5.4.6: each counter once, within a batch and over batches.
 #[test]
 fn replayed_messages() {
     let mut world = World::new(Plan::default());
@@ -226,6 +229,7 @@ fn messages_to_another_tunnels_port() {
     assert_eq!(world.b.drops(Drop::UnknownIndex), 2);
 }
 
+/// Section 6.1, Reject-After-Time and Reject-After-Messages, checked by the lane itself.
 #[test]
 fn expired_sessions_neither_send_nor_receive() {
     let mut world = World::new(Plan::default());
@@ -322,7 +326,8 @@ fn refused_plaintexts_are_wiped() {
     }
 }
 
-/// The payload is authentic whatever the outer checksum says, but the sender's address is not.
+/// Section 2.1. The payload is authentic whatever the outer checksum says, but the sender's address is not:
+/// the kernel's checks are skipped by XDP.
 #[test]
 fn roaming_needs_right_checksums() {
     for (ipv6, checksum, right) in

@@ -196,3 +196,17 @@ fn a_packet_late_in_the_life_of_a_session_arrives() {
         }
     }
 }
+
+/// Section 5.4.6 (a bug that peers had: cut to 32 bits): counter and nonce have 64 bits.
+#[test]
+fn counters_have_64_bits() {
+    let net = Net::connected();
+    let session = net.nodes[A].current().unwrap();
+    let [low, high] = [5, (1 << 32) + 5].map(|counter| {
+        session.preset_sent(counter);
+        net.nodes[A].seal(net.now, &[1; 16]).unwrap()
+    });
+    assert_eq!(high[8..16], [5, 0, 0, 0, 1, 0, 0, 0]);
+    assert_ne!(low[16..], high[16..], "one keystream for two counters");
+    assert!(net.nodes[B].open(net.now, Node::address(A), &high).is_some());
+}
