@@ -123,7 +123,7 @@ mod tests {
     /// The kernel: under load from 512 of 4096 waiting handshake messages on, and for a second after that.
     #[test]
     fn load_begins_at_512_and_lasts_a_second() {
-        let at = |millis| Boottime(Duration::from_millis(5000 + millis));
+        let at = |millis: u64| Boottime(Duration::from_millis(5000 + millis));
         let mut load = Load::default();
         assert!(!load.look(511, at(0)));
         assert!(load.look(512, at(1)));

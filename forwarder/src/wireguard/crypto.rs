@@ -10,8 +10,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::message::MAC_LEN;
 
-/// A secret of 32 bytes; wiped when dropped.
-pub(super) type Secret = Zeroizing<[u8; 32]>;
+/// A secret of 32 bytes; wiped when dropped. It stays in one place: moving it leaves no copy behind.
+pub(super) type Secret = Box<Zeroizing<[u8; 32]>>;
 
 /// A Curve25519 private key; wiped when dropped, never printed.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -29,11 +29,11 @@ impl PrivateKey {
 
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&self.secret()).to_bytes())
+        PublicKey(x25519_dalek::PublicKey::from(&*self.secret()).to_bytes())
     }
 
-    pub(super) fn secret(&self) -> StaticSecret {
-        StaticSecret::from(self.0)
+    pub(super) fn secret(&self) -> Box<StaticSecret> {
+        Box::new(StaticSecret::from(self.0))
     }
 }
 
@@ -41,10 +41,36 @@ impl PrivateKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
+/// Takes the bytes in. What the caller leaves on the stack, [`on_wiped_stack`] wipes.
+pub(super) fn boxed(bytes: [u8; 32]) -> Secret {
+    Box::new(Zeroizing::new(bytes))
+}
+
+/// Does `work`, then wipes the stack that it used: the libraries below leave intermediate values there, and so
+/// does every move of one.
+pub(super) fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    /// More than a handshake uses.
+    const USED: usize = 32 << 10;
+
+    #[inline(never)]
+    fn apart<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    #[inline(never)]
+    fn wipe() {
+        std::hint::black_box(&mut [0_u8; USED]).zeroize();
+    }
+
+    let result = apart(work);
+    wipe();
+    result
+}
+
 /// DH; `None` when the result is all zero (a public key of small order).
 pub(super) fn dh(secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
     let shared = secret.diffie_hellman(&(*public).into());
-    shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+    shared.was_contributory().then(|| boxed(shared.to_bytes()))
 }
 
 /// Hash: BLAKE2s over the parts.
@@ -83,5 +109,5 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
     for part in parts {
         hmac.update(part);
     }
-    Zeroizing::new(hmac.finalize_fixed().into())
+    boxed(hmac.finalize_fixed().into())
 }

@@ -12,7 +12,6 @@ use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use rand::CryptoRng;
 use x25519_dalek::StaticSecret;
-use zeroize::Zeroizing;
 
 use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf};
 use super::message::{Initiation, Response};
@@ -25,7 +24,7 @@ const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
 /// Our static key pair.
 pub(super) struct Identity {
-    secret: StaticSecret,
+    secret: Box<StaticSecret>,
     pub(super) public: PublicKey,
 }
 
@@ -47,14 +46,14 @@ impl PeerKeys {
     /// `None` when the peer's key is of small order.
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
         let static_static = dh(&identity.secret, &public.0)?;
-        Some(Self { public, preshared: Zeroizing::new(*preshared), static_static })
+        Some(Self { public, preshared: crypto::boxed(*preshared), static_static })
     }
 }
 
 /// An initiator that waits for the response.
 pub(super) struct Initiated {
     state: Symmetric,
-    ephemeral: StaticSecret,
+    ephemeral: Box<StaticSecret>,
 }
 
 /// Makes an initiation; `None` when the peer's key is of small order.
@@ -66,10 +65,10 @@ pub(super) fn initiate(
     rng: &mut dyn CryptoRng,
 ) -> Option<(Initiation, Initiated)> {
     let mut state = Symmetric::new(&peer.public);
-    let ephemeral = StaticSecret::random_from_rng(rng);
+    let ephemeral = Box::new(StaticSecret::random_from_rng(rng));
     let mut message = Initiation {
         sender,
-        ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
+        ephemeral: x25519_dalek::PublicKey::from(&*ephemeral).to_bytes(),
         sealed_static: [0; 48],
         sealed_timestamp: [0; 28],
     };
@@ -172,7 +171,7 @@ impl Symmetric {
     fn new(responder: &PublicKey) -> Self {
         let chaining = crypto::hash(&[CONSTRUCTION]);
         let hash = crypto::hash(&[&crypto::hash(&[&chaining, IDENTIFIER]), &responder.0]);
-        Self { chaining: Zeroizing::new(chaining), hash }
+        Self { chaining: crypto::boxed(chaining), hash }
     }
 
     fn mix_hash(&mut self, data: &[u8]) {
@@ -206,7 +205,7 @@ impl Symmetric {
     fn seal(&mut self, key: &Secret, text: &[u8], sealed: &mut [u8]) {
         let (body, tag) = sealed.split_at_mut(text.len());
         body.copy_from_slice(text);
-        let cipher = ChaCha20Poly1305::new((&**key).into());
+        let cipher = ChaCha20Poly1305::new((&***key).into());
         let computed = cipher
             .encrypt_in_place_detached(&[0; 12].into(), &self.hash, body)
             .expect("a handshake field is far shorter than the cipher's limit");
@@ -218,7 +217,7 @@ impl Symmetric {
     fn open(&mut self, key: &Secret, sealed: &[u8], text: &mut [u8]) -> Option<()> {
         let (body, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
         text.copy_from_slice(body);
-        let cipher = ChaCha20Poly1305::new((&**key).into());
+        let cipher = ChaCha20Poly1305::new((&***key).into());
         cipher.decrypt_in_place_detached(&[0; 12].into(), &self.hash, text, tag.into()).ok()?;
         self.mix_hash(sealed);
         Some(())

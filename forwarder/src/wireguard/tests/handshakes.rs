@@ -100,6 +100,28 @@ fn mac1_is_checked_first() {
     assert!(net.deliver(A, Node::address(A), &good));
 }
 
+/// An initiation that wireguard-go sent: initiator's private key 32 times 0x11, responder's 32 times 0x22,
+/// preshared key 32 times 0x33. An independent implementation of mac1, TAI64N and the sealed fields.
+const OF_WIREGUARD_GO: &str = "\
+    010000001195330bcb7566f1f70ca04fc35ba6cbdd449e3298e830745bbe862285b161d9da36720fd99c3db75bcf101d0675e7db\
+    245d7bb99edc93e74dc68f2d704ab729000019b699653f884788a73d9fe9a611bf69d9a3d0154b35cf4a98f17e03661cd335e63f\
+    369b7e9b8730f54eaf81370102f1fed72c48c119904d0d2e725fc86d00000000000000000000000000000000";
+
+/// Sections 5.4.2 and 5.4.4, against wireguard-go.
+#[test]
+fn an_initiation_of_wireguard_go_is_answered() {
+    let message = hex::decode(OF_WIREGUARD_GO).unwrap();
+    let mut net = Net::new();
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut tunnel = Tunnel::new(TunnelId(0), &PrivateKey([0x22; 32]), Arc::default(), START, &mut rng);
+    let public_key = PrivateKey([0x11; 32]).public();
+    assert!(tunnel.add_peer(&PeerConfig { public_key, preshared_key: [0x33; 32], ..config(A) }, START));
+    net.nodes[B].tunnel = tunnel;
+    assert!(net.deliver(A, Node::address(A), &message));
+    let response = net.nodes[B].tunnel.poll_transmit().unwrap().payload;
+    assert_eq!((response.len(), &response[8..12]), (message::RESPONSE_LEN, &message[4..8]));
+}
+
 /// Section 5.4.2: whoever's static key is unknown is not answered.
 #[test]
 fn strangers_are_not_answered() {

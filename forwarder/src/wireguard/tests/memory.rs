@@ -15,33 +15,41 @@ const SUBJECT: &str = "FORWARDER_TEST_SUBJECT";
 /// What begins the subject's lines, so that they are told from the test runner's.
 const MARK: &str = "subject: ";
 
-/// Section 6.3 and the kernel: a session's keys stand in the session, once, and nowhere when it is wiped;
-/// nothing of the handshake is left behind. As a responder and as an initiator.
+/// Section 6.3 and the kernel: a session's keys stand in the session, and nowhere when it is wiped; the
+/// handshake leaves none on the stack. As a responder and as an initiator.
 #[test]
-fn keys_stand_in_their_session_once() {
+fn keys_stand_in_their_session_only() {
     if let Ok(preshared) = std::env::var(SUBJECT) {
-        return subject(&hex::decode(preshared).unwrap().try_into().unwrap());
+        return subject(&preshared);
     }
     let preshared: [u8; 32] = std::array::from_fn(|i| 0x90 ^ (i as u8 * 7));
     for initiator in [false, true] {
         let mut subject = Subject::start(&preshared);
         let keys = if initiator { subject.answer(&preshared) } else { subject.initiate(&preshared) };
         for key in keys {
-            assert_eq!(subject.copies(&key), 1, "of a session key; initiator: {initiator}");
+            let Copies { stack, elsewhere } = subject.copies(&key);
+            assert_eq!(stack, 0, "of a session key on the stack; initiator: {initiator}");
+            assert!(elsewhere > 0, "the key is looked for in vain; initiator: {initiator}");
         }
-        assert_eq!(subject.copies(&preshared), 1, "of the preshared key; initiator: {initiator}");
+        assert_eq!(subject.copies(&preshared), Copies { stack: 0, elsewhere: 1 }, "of the preshared key");
         subject.ask("wipe");
         for key in keys {
-            assert_eq!(subject.copies(&key), 0, "of a wiped session key; initiator: {initiator}");
+            assert_eq!(subject.copies(&key), Copies::default(), "of a wiped key; initiator: {initiator}");
         }
         subject.ask("drop");
-        assert_eq!(subject.copies(&preshared), 0, "of the preshared key of a dropped tunnel");
+        assert_eq!(subject.copies(&preshared), Copies::default(), "of a dropped tunnel's preshared key");
     }
 }
 
 /// Does what the other process says, a line each, and says which messages it would send.
-fn subject(preshared: &[u8; 32]) {
-    let mut node = Some(Node::new(B, &PeerConfig { preshared_key: *preshared, ..config(A) }, 4));
+fn subject(preshared: &str) {
+    let on_stack = 0_u8;
+    println!("{MARK}{:016x}", std::ptr::from_ref(&on_stack).addr());
+    let mut node = Some(crypto::on_wiped_stack(|| {
+        let mut config = config(A);
+        hex::decode_to_slice(preshared, &mut config.preshared_key).unwrap();
+        Node::new(B, &config, 4)
+    }));
     for line in stdin().lines().map_while(Result::ok) {
         let end = node.as_mut().unwrap();
         match &line[..] {
@@ -65,13 +73,22 @@ struct Subject {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// An address on its stack.
+    stack: u64,
+}
+
+/// How often something stands in memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Copies {
+    stack: usize,
+    elsewhere: usize,
 }
 
 impl Subject {
     fn start(preshared: &[u8; 32]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([
-            "wireguard::tests::memory::keys_stand_in_their_session_once",
+            "wireguard::tests::memory::keys_stand_in_their_session_only",
             "--exact",
             "--nocapture",
         ]);
@@ -79,12 +96,18 @@ impl Subject {
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, input, output }
+        let mut subject = Self { child, input, output, stack: 0 };
+        subject.stack = u64::from_be_bytes(subject.answer_line().try_into().unwrap());
+        subject
     }
 
     /// Says a line and returns the message that it sends then.
     fn ask(&mut self, line: &str) -> Vec<u8> {
         writeln!(self.input, "{line}").unwrap();
+        self.answer_line()
+    }
+
+    fn answer_line(&mut self) -> Vec<u8> {
         let mut lines = self.output.by_ref().map(Result::unwrap);
         let answer = lines.find_map(|line| line.split_once(MARK).map(|(_, hex)| hex.to_owned()));
         hex::decode(answer.expect("the subject has ended")).unwrap()
@@ -119,20 +142,23 @@ impl Subject {
     }
 
     /// How often the bytes stand in its memory.
-    fn copies(&self, secret: &[u8; 32]) -> usize {
+    fn copies(&self, secret: &[u8; 32]) -> Copies {
         let process = self.child.id();
         let memory = File::open(format!("/proc/{process}/mem")).unwrap();
         let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
-        let writable = maps.lines().filter(|line| line.contains(" rw"));
-        let count = |line: &str| {
+        let mut copies = Copies::default();
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
             let (range, _) = line.split_once(' ').unwrap();
             let (start, end) = range.split_once('-').unwrap();
             let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
             let mut bytes = vec![0; (end - start) as usize];
             // What the kernel keeps for itself (vvar) cannot be read.
-            memory.read_exact_at(&mut bytes, start).map_or(0, |()| occurrences(&bytes, secret))
-        };
-        writable.map(count).sum()
+            let found = memory.read_exact_at(&mut bytes, start).map_or(0, |()| occurrences(&bytes, secret));
+            let place =
+                if (start..end).contains(&self.stack) { &mut copies.stack } else { &mut copies.elsewhere };
+            *place += found;
+        }
+        copies
     }
 }
 

@@ -35,7 +35,6 @@ const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 struct Node {
     tunnel: Tunnel,
     rng: StdRng,
-    address: SocketAddr,
     /// The wall clock is this much ahead of the true one.
     ahead: Duration,
     events: Vec<Event>,
@@ -102,7 +101,7 @@ impl Node {
         let (key, shared) = (private_key(number), Arc::default());
         let mut tunnel = Tunnel::new(TunnelId(0), &key, shared, START, &mut rng);
         assert!(tunnel.add_peer(peer, START));
-        Self { tunnel, rng, address: Self::address(number), ahead: Duration::ZERO, events: Vec::new() }
+        Self { tunnel, rng, ahead: Duration::ZERO, events: Vec::new() }
     }
 
     fn wall(&self, now: Boottime) -> Wall {
@@ -165,7 +164,9 @@ impl Node {
         }];
         aead::open(&mut jobs);
         let mut fresh = [false];
-        session.commit(now, if jobs[0].authentic { &[counter] } else { &[] }, &mut fresh);
+        if jobs[0].authentic {
+            session.commit(now, &[counter], &mut fresh);
+        }
         if !fresh[0] {
             return None;
         }
