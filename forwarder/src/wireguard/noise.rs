@@ -1,5 +1,6 @@
 //! The handshake, `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (section 5.4), as values: no indices are
-//! looked up here, no time is read, nothing is remembered.
+//! looked up here, no time is read, nothing is remembered. Secrets leave these functions in boxes only; the stack
+//! that computed them is wiped, so that what is built next has none in its padding.
 //!
 //! ```text
 //! initiator                                     responder
@@ -13,7 +14,7 @@ use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use rand::CryptoRng;
 use x25519_dalek::StaticSecret;
 
-use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf};
+use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf, on_wiped_stack};
 use super::message::{Initiation, Response};
 use super::session::SessionKeys;
 use super::tai64n::Tai64n;
@@ -30,7 +31,7 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn new(key: &PrivateKey) -> Self {
-        Self { secret: key.secret(), public: key.public() }
+        on_wiped_stack(|| Self { secret: key.secret(), public: key.public() })
     }
 }
 
@@ -45,8 +46,10 @@ pub(super) struct PeerKeys {
 impl PeerKeys {
     /// `None` when the peer's key is of small order.
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
-        let static_static = dh(&identity.secret, &public.0)?;
-        Some(Self { public, preshared: crypto::boxed(*preshared), static_static })
+        on_wiped_stack(|| {
+            let static_static = dh(&identity.secret, &public.0)?;
+            Some(Self { public, preshared: crypto::boxed(*preshared), static_static })
+        })
     }
 }
 
@@ -64,20 +67,22 @@ pub(super) fn initiate(
     timestamp: Tai64n,
     rng: &mut dyn CryptoRng,
 ) -> Option<(Initiation, Initiated)> {
-    let mut state = Symmetric::new(&peer.public);
-    let ephemeral = Box::new(StaticSecret::random_from_rng(rng));
-    let mut message = Initiation {
-        sender,
-        ephemeral: x25519_dalek::PublicKey::from(&*ephemeral).to_bytes(),
-        sealed_static: [0; 48],
-        sealed_timestamp: [0; 28],
-    };
-    state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&ephemeral, &peer.public.0)?;
-    state.seal(&key, &identity.public.0, &mut message.sealed_static);
-    let key = state.mix_key(&peer.static_static);
-    state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
-    Some((message, Initiated { state, ephemeral }))
+    on_wiped_stack(|| {
+        let mut state = Symmetric::new(&peer.public);
+        let ephemeral = Box::new(StaticSecret::random_from_rng(rng));
+        let mut message = Initiation {
+            sender,
+            ephemeral: x25519_dalek::PublicKey::from(&*ephemeral).to_bytes(),
+            sealed_static: [0; 48],
+            sealed_timestamp: [0; 28],
+        };
+        state.mix_ephemeral(&message.ephemeral);
+        let key = state.mix_dh(&ephemeral, &peer.public.0)?;
+        state.seal(&key, &identity.public.0, &mut message.sealed_static);
+        let key = state.mix_key(&peer.static_static);
+        state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
+        Some((message, Initiated { state, ephemeral }))
+    })
 }
 
 impl Initiated {
@@ -88,14 +93,16 @@ impl Initiated {
         peer: &PeerKeys,
         response: &Response,
     ) -> Option<SessionKeys> {
-        let mut state = self.state.clone();
-        state.mix_ephemeral(&response.ephemeral);
-        state.mix_dh(&self.ephemeral, &response.ephemeral)?;
-        state.mix_dh(&identity.secret, &response.ephemeral)?;
-        let key = state.mix_preshared(&peer.preshared);
-        state.open(&key, &response.sealed_empty, &mut [])?;
-        let [send, receive] = state.split();
-        Some(SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) })
+        on_wiped_stack(|| {
+            let mut state = self.state.clone();
+            state.mix_ephemeral(&response.ephemeral);
+            state.mix_dh(&self.ephemeral, &response.ephemeral)?;
+            state.mix_dh(&identity.secret, &response.ephemeral)?;
+            let key = state.mix_preshared(&peer.preshared);
+            state.open(&key, &response.sealed_empty, &mut [])?;
+            let [send, receive] = state.split();
+            Some(SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) })
+        })
     }
 }
 
@@ -108,22 +115,27 @@ pub(super) struct Opened {
 
 /// Opens an initiation up to its sender's static key.
 pub(super) fn open_initiation(identity: &Identity, message: &Initiation) -> Option<Opened> {
-    let mut state = Symmetric::new(&identity.public);
-    state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
-    let mut public = [0; 32];
-    state.open(&key, &message.sealed_static, &mut public)?;
-    Some(Opened { state, public: PublicKey(public) })
+    on_wiped_stack(|| {
+        let mut state = Symmetric::new(&identity.public);
+        state.mix_ephemeral(&message.ephemeral);
+        let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
+        let mut public = [0; 32];
+        state.open(&key, &message.sealed_static, &mut public)?;
+        Some(Opened { state, public: PublicKey(public) })
+    })
 }
 
 impl Opened {
     /// Authenticates the sender, whose keys are given, and yields the initiation's timestamp.
     pub(super) fn identify(mut self, peer: &PeerKeys, message: &Initiation) -> Option<(Received, Tai64n)> {
-        let key = self.state.mix_key(&peer.static_static);
-        let mut timestamp = [0; 12];
-        self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
-        let received = Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
-        Some((received, Tai64n(timestamp)))
+        on_wiped_stack(|| {
+            let key = self.state.mix_key(&peer.static_static);
+            let mut timestamp = [0; 12];
+            self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
+            let received =
+                Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
+            Some((received, Tai64n(timestamp)))
+        })
     }
 }
 
@@ -143,20 +155,22 @@ impl Received {
         sender: u32,
         rng: &mut dyn CryptoRng,
     ) -> Option<(Response, SessionKeys)> {
-        let ephemeral = StaticSecret::random_from_rng(rng);
-        let mut message = Response {
-            sender,
-            receiver: self.sender,
-            ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
-            sealed_empty: [0; 16],
-        };
-        self.state.mix_ephemeral(&message.ephemeral);
-        self.state.mix_dh(&ephemeral, &self.ephemeral)?;
-        self.state.mix_dh(&ephemeral, &peer.public.0)?;
-        let key = self.state.mix_preshared(&peer.preshared);
-        self.state.seal(&key, &[], &mut message.sealed_empty);
-        let [receive, send] = self.state.split();
-        Some((message, SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) }))
+        on_wiped_stack(|| {
+            let ephemeral = StaticSecret::random_from_rng(rng);
+            let mut message = Response {
+                sender,
+                receiver: self.sender,
+                ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
+                sealed_empty: [0; 16],
+            };
+            self.state.mix_ephemeral(&message.ephemeral);
+            self.state.mix_dh(&ephemeral, &self.ephemeral)?;
+            self.state.mix_dh(&ephemeral, &peer.public.0)?;
+            let key = self.state.mix_preshared(&peer.preshared);
+            self.state.seal(&key, &[], &mut message.sealed_empty);
+            let [receive, send] = self.state.split();
+            Some((message, SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) }))
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use rand::CryptoRng;
 use zeroize::Zeroize;
 
 use super::cookie::Checker;
-use super::crypto::{PrivateKey, PublicKey, on_wiped_stack};
+use super::crypto::{PrivateKey, PublicKey};
 use super::limiter::{Bucket, Limiter, Rate};
 use super::mac::Mac1Key;
 use super::message::Handshake;
@@ -157,7 +157,7 @@ impl Tunnel {
         now: Boottime,
         rng: &mut dyn CryptoRng,
     ) -> Self {
-        let identity = on_wiped_stack(|| Identity::new(key));
+        let identity = Identity::new(key);
         Self {
             id,
             mac1: Mac1Key::new(&identity.public),
@@ -178,8 +178,7 @@ impl Tunnel {
         if key == self.identity.public || self.by_key.contains_key(&key) {
             return false;
         }
-        let keys = on_wiped_stack(|| PeerKeys::new(&self.identity, key, &config.preshared_key));
-        let Some(keys) = keys else { return false };
+        let Some(keys) = PeerKeys::new(&self.identity, key, &config.preshared_key) else { return false };
         self.by_key.insert(key, config.id);
         self.peers.insert(config.id, Peer::new(keys, config, now));
         true
@@ -205,24 +204,42 @@ impl Tunnel {
         message: &[u8],
         under_load: bool,
     ) -> Result<(), Refusal> {
-        on_wiped_stack(|| self.take(now, wall, rng, source, message, under_load))
+        match Handshake::parse(message).ok_or(Refusal::Malformed)? {
+            Handshake::Initiation(initiation) => {
+                self.admit(now, rng, source, message, initiation.sender, under_load)?;
+                let opened =
+                    noise::open_initiation(&self.identity, &initiation).ok_or(Refusal::Unauthenticated)?;
+                let peer = *self.by_key.get(&opened.public).ok_or(Refusal::Unauthenticated)?;
+                self.with(peer, now, wall, rng, |peer, cx| peer.initiation(cx, source, opened, &initiation))
+            }
+            Handshake::Response(response) => {
+                self.admit(now, rng, source, message, response.sender, under_load)?;
+                let peer = self.owner(response.receiver).ok_or(Refusal::Unexpected)?;
+                self.with(peer, now, wall, rng, |peer, cx| peer.response(cx, source, &response))
+            }
+            Handshake::CookieReply(reply) => {
+                let peer = self.owner(reply.receiver).and_then(|id| self.peers.get_mut(&id));
+                peer.ok_or(Refusal::Unexpected)?.cookie(now, &reply)
+            }
+        }
     }
 
     /// Starts a handshake with the peer unless one is under way or its session is fresh: data waits.
     /// Initiations that were given up, or are about to be, are tried for the full time again.
     pub fn want_session(&mut self, peer: PeerId, now: Boottime, wall: Wall, rng: &mut dyn CryptoRng) {
-        let want = |peer: &mut Peer, cx: &mut Context<'_>| {
+        let _ = self.with(peer, now, wall, rng, |peer, cx| {
             peer.want_session(cx);
             Ok(())
-        };
-        let _ = on_wiped_stack(|| self.with(peer, now, wall, rng, want));
+        });
     }
 
     /// Reads the facts of all sessions and runs the timers that are due.
     pub fn handle_timeout(&mut self, now: Boottime, wall: Wall, rng: &mut dyn CryptoRng) {
         let Self { id, identity, shared, peers, outbox, .. } = self;
         let mut cx = Context { tunnel: *id, identity, shared, now, wall, rng, outbox };
-        on_wiped_stack(|| peers.values_mut().for_each(|peer| peer.sweep(&mut cx)));
+        for peer in peers.values_mut() {
+            peer.sweep(&mut cx);
+        }
     }
 
     /// When to call [`Self::handle_timeout`] next, and why. Facts are swept at least once a second
@@ -250,35 +267,6 @@ impl Tunnel {
     /// The peer's endpoint, handshake and traffic; `None` when there is no such peer.
     pub fn status(&self, peer: PeerId) -> Option<PeerStatus> {
         self.peers.get(&peer).map(Peer::status)
-    }
-
-    fn take(
-        &mut self,
-        now: Boottime,
-        wall: Wall,
-        rng: &mut dyn CryptoRng,
-        source: SocketAddr,
-        message: &[u8],
-        under_load: bool,
-    ) -> Result<(), Refusal> {
-        match Handshake::parse(message).ok_or(Refusal::Malformed)? {
-            Handshake::Initiation(initiation) => {
-                self.admit(now, rng, source, message, initiation.sender, under_load)?;
-                let opened =
-                    noise::open_initiation(&self.identity, &initiation).ok_or(Refusal::Unauthenticated)?;
-                let peer = *self.by_key.get(&opened.public).ok_or(Refusal::Unauthenticated)?;
-                self.with(peer, now, wall, rng, |peer, cx| peer.initiation(cx, source, opened, &initiation))
-            }
-            Handshake::Response(response) => {
-                self.admit(now, rng, source, message, response.sender, under_load)?;
-                let peer = self.owner(response.receiver).ok_or(Refusal::Unexpected)?;
-                self.with(peer, now, wall, rng, |peer, cx| peer.response(cx, source, &response))
-            }
-            Handshake::CookieReply(reply) => {
-                let peer = self.owner(reply.receiver).and_then(|id| self.peers.get_mut(&id));
-                peer.ok_or(Refusal::Unexpected)?.cookie(now, &reply)
-            }
-        }
     }
 
     /// Lets an initiation or a response pass by its macs (section 5.3): mac1 always, mac2 and the
