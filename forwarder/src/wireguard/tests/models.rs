@@ -58,30 +58,37 @@ fn model_a_message_is_fresh_once() {
 /// new endpoint is not lost, and each comes once.
 #[test]
 fn model_a_promotion_comes_once() {
+    // A handshake needs more stack than loom's threads have, in words.
+    const STACK: usize = 1 << 16;
     explore(|| {
-        let mut node = Node::new(B, &config(A), 2);
-        node.receive(START, Node::address(A), &initiation(START, Duration::ZERO)).unwrap();
-        while node.tunnel.poll_event().is_some() {}
-        let next = node.tunnel.slots(PEER).next.unwrap();
-        let elsewhere = address("203.0.113.7:4500");
-        let working = {
-            let next = Arc::clone(&next);
-            thread::spawn(move || {
-                next.commit(START, &[0], &mut [false]);
-                next.note_received(START, 32, 0, Some(Endpoint { remote: elsewhere }));
-            })
-        };
-        let mut look = || {
-            node.tunnel.handle_timeout(START, Wall(EPOCH), &mut node.rng);
-            std::iter::from_fn(|| node.tunnel.poll_event()).collect::<Vec<_>>()
-        };
-        let mut events = look();
-        working.join().unwrap();
-        events.extend(look());
-        let count = |wanted| events.iter().filter(|event| **event == wanted).count();
-        assert_eq!((count(Event::Sessions(PEER)), count(Event::Endpoint(PEER))), (1, 1), "{events:?}");
-        let Slots { current, next: left, .. } = node.tunnel.slots(PEER);
-        assert!(Arc::ptr_eq(&current.unwrap(), &next) && left.is_none());
-        assert_eq!(node.endpoint(), Some(elsewhere));
+        let control = thread::Builder::new().stack_size(STACK).spawn(promotion);
+        control.unwrap().join().unwrap();
     });
+}
+
+fn promotion() {
+    let mut node = Node::new(B, &config(A), 2);
+    node.receive(START, Node::address(A), &initiation(START, Duration::ZERO)).unwrap();
+    while node.tunnel.poll_event().is_some() {}
+    let next = node.tunnel.slots(PEER).next.unwrap();
+    let elsewhere = address("203.0.113.7:4500");
+    let working = {
+        let next = Arc::clone(&next);
+        thread::spawn(move || {
+            next.commit(START, &[0], &mut [false]);
+            next.note_received(START, 32, 0, Some(Endpoint { remote: elsewhere }));
+        })
+    };
+    let mut look = || {
+        node.tunnel.handle_timeout(START, Wall(EPOCH), &mut node.rng);
+        std::iter::from_fn(|| node.tunnel.poll_event()).collect::<Vec<_>>()
+    };
+    let mut events = look();
+    working.join().unwrap();
+    events.extend(look());
+    let count = |wanted| events.iter().filter(|event| **event == wanted).count();
+    assert_eq!((count(Event::Sessions(PEER)), count(Event::Endpoint(PEER))), (1, 1), "{events:?}");
+    let Slots { current, next: left, .. } = node.tunnel.slots(PEER);
+    assert!(Arc::ptr_eq(&current.unwrap(), &next) && left.is_none());
+    assert_eq!(node.endpoint(), Some(elsewhere));
 }

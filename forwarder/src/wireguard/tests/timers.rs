@@ -219,13 +219,13 @@ fn persistent_keepalives_come_after_silence() {
 #[test]
 fn sessions_end_at_180_s() {
     let mut net = Net::connected();
-    net.age(A, seconds(179.9));
-    let late = net.nodes[B].seal(net.now, &[1; 16]).unwrap();
-    assert!(net.nodes[A].open(net.now, Node::address(B), &late).is_some());
-    let late = net.nodes[B].seal(net.now, &[1; 16]).unwrap();
+    net.age(A, seconds(178.9));
+    let [late, too_late] = [0; 2].map(|_| net.nodes[B].seal(net.now, &[1; 16]).unwrap());
     net.up = [false; 2];
+    net.age(A, seconds(179.99));
+    assert!(net.nodes[A].open(net.now, Node::address(B), &late).is_some());
     net.age(A, seconds(180.0));
-    assert!(net.nodes[A].open(net.now, Node::address(B), &late).is_none());
+    assert!(net.nodes[A].open(net.now, Node::address(B), &too_late).is_none());
     assert!(net.nodes[A].seal(net.now, &[1; 16]).is_none());
 }
 
