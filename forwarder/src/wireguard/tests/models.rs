@@ -54,6 +54,22 @@ fn model_a_message_is_fresh_once() {
     });
 }
 
+/// A worker hears the peer at a new address while a handshake sets another: the later one holds, and a move
+/// that is known is also told.
+#[test]
+fn model_a_move_is_not_lost() {
+    explore(|| {
+        let [heard, set] = ["203.0.113.7:1", "203.0.113.8:1"].map(address);
+        let traffic = Arc::<Traffic>::default();
+        let other = Arc::clone(&traffic);
+        let working = thread::spawn(move || other.source.note(Endpoint { remote: heard }));
+        traffic.source.reset(set);
+        working.join().unwrap();
+        let told = traffic.source.take().is_some();
+        assert_eq!((traffic.source.known_is(heard), traffic.source.known_is(set)), (told, !told));
+    });
+}
+
 /// A worker opens the responder's first data while the control thread looks: the promotion is not lost, the
 /// new endpoint is not lost, and each comes once.
 #[test]
