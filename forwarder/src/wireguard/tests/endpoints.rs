@@ -44,9 +44,8 @@ fn an_expected_response_moves_the_endpoint() {
     net.up[B] = false;
     net.want(A);
     let response = net.last(B, Kind::Response);
-    let mut forged = response.clone();
-    forged[50] ^= 1;
-    assert!(!net.deliver(B, address("203.0.113.8:1"), &forged));
+    assert!(!net.deliver(B, address("203.0.113.8:1"), &forged_response(&response, A)));
+    assert_eq!(net.nodes[A].endpoint(), Some(Node::address(B)));
     assert!(net.deliver(B, address(ELSEWHERE), &response));
     assert!(!net.deliver(B, address("203.0.113.8:1"), &response));
     assert_eq!(net.nodes[A].endpoint(), Some(address(ELSEWHERE)));

@@ -319,6 +319,14 @@ impl Net {
     }
 }
 
+/// A response whose macs are right and whose content is not.
+fn forged_response(response: &[u8], receiver: usize) -> Vec<u8> {
+    let mut forged = response.to_vec();
+    forged[50] ^= 1;
+    mac::Mac1Key::new(&private_key(receiver).public()).fill(&mut forged, None);
+    forged
+}
+
 /// An initiation of A as it is at start, whose wall clock is that much ahead; A's own state is left alone.
 fn initiation(now: Boottime, ahead: Duration) -> Vec<u8> {
     let mut twin = Node::new(A, &config(B), ahead.as_nanos() as u64);

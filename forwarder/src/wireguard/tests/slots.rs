@@ -118,9 +118,8 @@ fn a_response_counts_once() {
     let message = initiate(&mut net);
     assert!(net.deliver(A, Node::address(A), &message));
     let response = net.nodes[B].tunnel.poll_transmit().unwrap().payload;
-    let mut forged = response.clone();
-    forged[20] ^= 1;
-    assert!(!net.deliver(B, Node::address(B), &forged));
+    let refused = net.nodes[A].receive(net.now, Node::address(B), &forged_response(&response, A));
+    assert_eq!(refused, Err(Refusal::Unauthenticated));
     assert!(net.deliver(B, Node::address(B), &response), "the forged one has not spoilt it");
     let session = indices(&net.nodes[A]);
     let again = net.nodes[A].receive(net.now, Node::address(B), &response);
