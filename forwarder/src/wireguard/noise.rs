@@ -31,7 +31,7 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn new(key: &PrivateKey) -> Self {
-        on_wiped_stack(|| Self { secret: key.secret(), public: key.public() })
+        on_wiped_stack(|| Self { secret: Box::new(key.secret()), public: key.public() })
     }
 }
 
@@ -48,7 +48,7 @@ impl PeerKeys {
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
         on_wiped_stack(|| {
             let static_static = dh(&identity.secret, &public.0)?;
-            Some(Self { public, preshared: crypto::boxed(*preshared), static_static })
+            Some(Self { public, preshared: Secret::new(*preshared), static_static })
         })
     }
 }
@@ -185,7 +185,7 @@ impl Symmetric {
     fn new(responder: &PublicKey) -> Self {
         let chaining = crypto::hash(&[CONSTRUCTION]);
         let hash = crypto::hash(&[&crypto::hash(&[&chaining, IDENTIFIER]), &responder.0]);
-        Self { chaining: crypto::boxed(chaining), hash }
+        Self { chaining: Secret::new(chaining), hash }
     }
 
     fn mix_hash(&mut self, data: &[u8]) {
@@ -219,7 +219,7 @@ impl Symmetric {
     fn seal(&mut self, key: &Secret, text: &[u8], sealed: &mut [u8]) {
         let (body, tag) = sealed.split_at_mut(text.len());
         body.copy_from_slice(text);
-        let cipher = ChaCha20Poly1305::new((&***key).into());
+        let cipher = ChaCha20Poly1305::new((&**key).into());
         let computed = cipher
             .encrypt_in_place_detached(&[0; 12].into(), &self.hash, body)
             .expect("a handshake field is far shorter than the cipher's limit");
@@ -231,7 +231,7 @@ impl Symmetric {
     fn open(&mut self, key: &Secret, sealed: &[u8], text: &mut [u8]) -> Option<()> {
         let (body, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
         text.copy_from_slice(body);
-        let cipher = ChaCha20Poly1305::new((&***key).into());
+        let cipher = ChaCha20Poly1305::new((&**key).into());
         cipher.decrypt_in_place_detached(&[0; 12].into(), &self.hash, text, tag.into()).ok()?;
         self.mix_hash(sealed);
         Some(())

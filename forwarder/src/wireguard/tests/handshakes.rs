@@ -48,7 +48,7 @@ fn a_peer_whose_clock_went_back() {
     net.nodes[A] = Node::new(A, &config(B), 5);
     net.now = net.now + seconds(10.0);
     let mut past = Node::new(A, &config(B), 6);
-    past.tunnel.want_session(PEER, net.now, Wall(EPOCH - Duration::from_secs(3600)), &mut past.rng);
+    past.tunnel.want_session(PEER, net.now, Wall(Duration::from_secs(1_600_000_000)), &mut past.rng);
     let message = past.tunnel.poll_transmit().unwrap().payload;
     assert_eq!(net.nodes[B].receive(net.now, Node::address(A), &message), Err(Refusal::Replayed));
     net.nodes[B].current().unwrap().preset_sent(REJECT_AFTER_MESSAGES);
