@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod pipeline;
 pub mod port;
 pub mod publish;
+mod sync;
 pub mod topology;
 pub mod tun;
 pub mod uapi;

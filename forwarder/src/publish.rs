@@ -5,8 +5,7 @@
 //! ever freed (and no key wiped) on a packet's time.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -16,6 +15,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::pipeline::Snapshot;
 use crate::pipeline::control::Injected;
 use crate::port::PortCounters;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Messages that may wait for a lane to send them.
 const MAX_INJECTED: usize = 1024;
@@ -245,5 +246,42 @@ mod tests {
         }
         publisher.reclaim();
         assert!(watched.upgrade().is_none());
+    }
+
+    /// Two lanes and the control thread, in every order: once all have settled, no lane works with the old
+    /// snapshot, so a message may reveal what the new one has; and nobody holds the old one's keys.
+    #[cfg(feature = "model")]
+    #[test]
+    fn model_no_lane_works_with_an_old_snapshot_once_all_have_settled() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let mut publisher = Publisher::new();
+            let first = snapshot(1);
+            let watched = Arc::downgrade(&first);
+            let lanes = [0; 2].map(|_| publisher.subscribe(&first).unwrap());
+            drop(first);
+            let revealed = Arc::new(AtomicBool::new(false));
+            let threads = lanes.map(|mut lane| {
+                let revealed = Arc::clone(&revealed);
+                loom::thread::spawn(move || {
+                    for _ in 0..2 {
+                        let old = lane.current().generation == 1;
+                        assert!(!(old && revealed.load(Ordering::Relaxed)), "works with an old snapshot");
+                    }
+                    lane
+                })
+            });
+            for lane in 0..2 {
+                publisher.publish(lane, snapshot(2));
+            }
+            revealed.store(publisher.is_settled(), Ordering::Relaxed);
+            for thread in threads {
+                let mut lane = thread.join().unwrap();
+                assert_eq!(lane.current().generation, 2);
+            }
+            publisher.reclaim();
+            assert!(publisher.is_settled() && watched.upgrade().is_none());
+        });
     }
 }

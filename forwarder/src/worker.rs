@@ -87,3 +87,64 @@ impl Worker {
         self.snapshots.acknowledge();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::id::{InterfaceId, PeerId, TunnelId};
+    use crate::pipeline::control::Handshake;
+    use crate::pipeline::{Control, Ports, Snapshot};
+    use crate::publish::Publisher;
+    use crate::wireguard::{Role, Session, SessionId, SessionKeys};
+
+    struct Nobody;
+
+    impl Control for Nobody {
+        fn want_session(&self, _: PeerId) {}
+        fn want_neighbour(&self, _: InterfaceId, _: IpAddr) {}
+        fn handshake(&self, _: Handshake) -> bool {
+            true
+        }
+    }
+
+    fn session() -> Arc<Session> {
+        let id = SessionId { tunnel: TunnelId(0), peer: PeerId(0), local_index: 1, remote_index: 2 };
+        let [send, receive] = [1, 2].map(|byte| crate::aead::Key::new(&[byte; 32]));
+        let keys = SessionKeys { send, receive };
+        Arc::new(Session::new(id, keys, Role::Initiator, clock::boottime(), Arc::default()))
+    }
+
+    /// A worker that sleeps holds its snapshot, and with it the sessions' keys: publishing wakes it, so that
+    /// they are wiped within a second of their end (section 6.3).
+    #[test]
+    fn keys_are_wiped_while_a_worker_sleeps() {
+        let session = session();
+        let keys = Arc::downgrade(&session);
+        let sessions = Arc::new([(1, session)].into_iter().collect());
+        let with_keys = Arc::new(Snapshot { generation: 1, sessions, ..Snapshot::default() });
+        let mut publisher = Publisher::new();
+        let snapshots = publisher.subscribe(&with_keys).unwrap();
+        drop(with_keys);
+        let ports = Ports { all: Vec::new(), egress: Vec::new(), kernel: None, datagrams: None };
+        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048);
+        let stop = Arc::<AtomicBool>::default();
+        let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
+        let thread = worker.spawn("sleeper".to_owned(), None).unwrap();
+        // Longer than its patience: it waits for its descriptors now.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(keys.upgrade().is_some());
+
+        let ended = clock::boottime();
+        publisher.publish(0, Arc::new(Snapshot { generation: 2, ..Snapshot::default() }));
+        while keys.upgrade().is_some() && clock::boottime().since(ended) < Duration::from_secs(1) {
+            publisher.reclaim();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(keys.upgrade().is_none());
+        stop.store(true, Ordering::Release);
+        publisher.wake_all();
+        thread.join().unwrap();
+    }
+}

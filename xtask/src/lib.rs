@@ -8,6 +8,8 @@ pub mod install;
 pub mod lab;
 pub mod lab_kernel;
 pub mod progress;
+#[cfg(test)]
+mod protocol_table;
 pub mod test;
 pub mod uml;
 pub mod workspace;

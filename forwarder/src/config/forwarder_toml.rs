@@ -8,8 +8,13 @@
 //! [[group]]               # peers of different public keys that carry the same prefixes in parallel
 //! name = "site-b"
 //! peers = ["wg0", "wg1/berlin"]   # TUNNEL, or TUNNEL/PEER with the peer's friendly name or public key
+//!
+//! [tunnel.wg0]
+//! roaming = false         # peers stay at their `Endpoint`; default true
+//! copy_dscp = true        # DSCP inner <-> outer (RFC 2983, uniform model); default false
 //! ```
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -33,6 +38,27 @@ pub struct Settings {
     /// Groups of peers with different public keys. Default: none.
     #[serde(rename = "group")]
     pub groups: Vec<NamedGroup>,
+    /// What a tunnel's own file cannot say, by the tunnel's name. Default: none.
+    #[serde(rename = "tunnel")]
+    pub tunnels: BTreeMap<String, TunnelSettings>,
+}
+
+/// How a tunnel's peers are treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunnelSettings {
+    /// Whether an endpoint moves to where authentic messages come from (whitepaper, section 2.1). Without
+    /// it peers stay at their `Endpoint`; one that has none roams all the same. Default: true.
+    pub roaming: bool,
+    /// Whether DSCP is copied from inner to outer headers and back (RFC 2983, uniform model). Default: false,
+    /// the outer DSCP is 0 and the inner one stays as it is (pipe model).
+    pub copy_dscp: bool,
+}
+
+impl Default for TunnelSettings {
+    fn default() -> Self {
+        Self { roaming: true, copy_dscp: false }
+    }
 }
 
 /// What stays behind after any exit, kill -9 included.
@@ -99,7 +125,8 @@ mod tests {
         assert_eq!(parse("").unwrap(), Settings::default());
         let settings = parse(concat!(
             "workers = 2\nguard = \"keep\"\ntransit = true\n",
-            "[[group]]\nname = \"b\"\npeers = [\"wg0\", \"wg1/x\"]\n"
+            "[[group]]\nname = \"b\"\npeers = [\"wg0\", \"wg1/x\"]\n",
+            "[tunnel.wg0]\nroaming = false\n[tunnel.wg1]\ncopy_dscp = true\n"
         ))
         .unwrap();
         let group = NamedGroup { name: "b".into(), peers: vec!["wg0".into(), "wg1/x".into()] };
@@ -108,6 +135,11 @@ mod tests {
             guard: Guard::Keep,
             transit: true,
             groups: vec![group],
+            tunnels: [
+                ("wg0".to_owned(), TunnelSettings { roaming: false, copy_dscp: false }),
+                ("wg1".to_owned(), TunnelSettings { roaming: true, copy_dscp: true }),
+            ]
+            .into(),
         };
         assert_eq!(settings, expected);
     }
@@ -120,6 +152,7 @@ mod tests {
             ("transit = true\nwrokers = 1", 2),
             ("transit = maybe", 1),
             ("[[group]]\nname = \"x\"\npeers = 3", 3),
+            ("[tunnel.wg0]\nroming = false", 2),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("forwarder.toml:{line}: ")), "{text:?}: {error}");

@@ -8,7 +8,7 @@ pub mod options;
 pub mod wg_quick;
 
 pub use error::{ConfigError, Problem};
-pub use forwarder_toml::{Guard, NamedGroup, Settings};
+pub use forwarder_toml::{Guard, NamedGroup, Settings, TunnelSettings};
 pub use load::{DEFAULT_FOLDER, Loaded, clashes, load};
 pub use options::RunOptions;
 

@@ -129,6 +129,7 @@ mod tests {
         wg_quick::parse(name, Path::new("x.conf"), text.as_bytes()).expect("well-formed")
     }
 
+    /// One key pair on several tunnels is legal (the kernel recipe does it), and told.
     #[test]
     fn shared_keys_are_named_with_the_first_that_has_them() {
         let (one, other) =

@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
-use super::handle::Handle;
+use super::handle::{Handle, Load};
 use super::names::Names;
 use super::plan;
 use super::routes::Merged;
@@ -30,14 +30,10 @@ use crate::topology::Topology;
 use crate::wireguard::{self, Event, PeerStatus, PublicKey, Transmit};
 use crate::xdp::Program;
 
-/// DS byte of handshake messages: DSCP AF41, as the kernel marks them.
-const HANDSHAKE_TOS: u8 = 0x88;
 /// The lane that sends what the control thread injects.
 const INJECTING_LANE: usize = 0;
 /// Handshake messages that one turn takes: a flood must not hold up timers, and answers leave between turns.
 const HANDSHAKES_PER_TURN: usize = 64;
-/// How long the gateway counts as under load after its queue was long, as in the kernel.
-const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
 const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
@@ -89,8 +85,7 @@ pub struct Gateway {
     pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
     pub(super) view_due: Boottime,
-    /// Cookies are demanded until then.
-    pub(super) loaded_until: Boottime,
+    pub(super) load: Load,
     /// Where the keys of handshakes are written.
     #[cfg(feature = "keylog")]
     pub keylog: Option<super::keylog::Keylog>,
@@ -141,7 +136,7 @@ impl Gateway {
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
-            loaded_until: Boottime::default(),
+            load: Load::default(),
             #[cfg(feature = "keylog")]
             keylog: None,
         };
@@ -234,10 +229,7 @@ impl Gateway {
     /// Handshake messages and wanted sessions.
     fn receive(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        if self.handle.is_loaded() {
-            self.loaded_until = now + LOAD_LATCH;
-        }
-        let loaded = now < self.loaded_until;
+        let loaded = self.load.look(self.handle.waiting_handshakes(), now);
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some(handshake) = self.handle.next_handshake() else { break };
             // Its tunnel may be gone by now.
@@ -377,9 +369,7 @@ impl Gateway {
         if let (Some((peer, _)), Ok(payload)) = (by_port, ArrayVec::try_from(&transmit.payload[..])) {
             return self.inject(INJECTING_LANE, Injected::Message { peer, payload });
         }
-        // Cookie replies carry no mark.
-        let tos = if transmit.peer.is_some() { HANDSHAKE_TOS } else { 0 };
-        if let Err(error) = self.sockets.send_to(tunnel, transmit.to, tos, &transmit.payload) {
+        if let Err(error) = self.sockets.send_to(tunnel, transmit.to, transmit.ds(), &transmit.payload) {
             tracing::debug!("cannot send a handshake message to {}: {error}", transmit.to);
         }
     }

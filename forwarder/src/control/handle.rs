@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
+use crate::clock::Boottime;
 use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Handshake;
@@ -14,8 +16,26 @@ use crate::pipeline::control::Handshake;
 const MAX_HANDSHAKES: usize = 4096;
 /// Waiting handshake messages from which on the gateway counts as under load, as the kernel does.
 const LOADED: usize = MAX_HANDSHAKES / 8;
+/// How long the gateway counts as under load after its queue was long, as in the kernel.
+const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// Next hops that may wait for a look at their MAC address.
 const MAX_NEIGHBOURS: usize = 256;
+
+/// Whether the gateway is under load: cookies are demanded then.
+#[derive(Debug, Default)]
+pub struct Load {
+    until: Boottime,
+}
+
+impl Load {
+    /// Whether it is under load at `now`, when that many handshake messages wait.
+    pub fn look(&mut self, waiting: usize, now: Boottime) -> bool {
+        if waiting >= LOADED {
+            self.until = now + LOAD_LATCH;
+        }
+        now < self.until
+    }
+}
 
 /// What lanes leave for the control thread.
 #[derive(Debug)]
@@ -47,9 +67,9 @@ impl Handle {
         self.handshakes.pop()
     }
 
-    /// Whether so many handshake messages wait that cookies are due.
-    pub fn is_loaded(&self) -> bool {
-        self.handshakes.len() >= LOADED
+    /// How many handshake messages wait.
+    pub fn waiting_handshakes(&self) -> usize {
+        self.handshakes.len()
     }
 
     /// Makes [`Self::woken`] return once more if handshake messages are left for the next turn.
@@ -101,5 +121,35 @@ impl Control for Handle {
             self.wake.notify_one();
         }
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrayvec::ArrayVec;
+
+    use super::*;
+    use crate::id::TunnelId;
+
+    /// The kernel: under load from 512 of 4096 waiting handshake messages on, and for a second after that.
+    #[test]
+    fn load_begins_at_512_and_lasts_a_second() {
+        let at = |millis: u64| Boottime(Duration::from_millis(5000 + millis));
+        let mut load = Load::default();
+        assert!(!load.look(511, at(0)));
+        assert!(load.look(512, at(1)));
+        assert!(load.look(0, at(1000)));
+        assert!(!load.look(0, at(1001)));
+    }
+
+    /// The kernel's queue: 4096 handshake messages, and the next one is refused.
+    #[test]
+    fn handshakes_are_queued_up_to_4096() {
+        let handle = Handle::new();
+        let source = "192.0.2.1:1".parse().unwrap();
+        let message = || Handshake { tunnel: TunnelId(0), source, message: ArrayVec::new() };
+        assert!((0..4096).all(|_| handle.handshake(message())));
+        assert!(!handle.handshake(message()));
+        assert_eq!(handle.waiting_handshakes(), 4096);
     }
 }

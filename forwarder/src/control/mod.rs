@@ -39,3 +39,17 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     runtime.shutdown_background();
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Core dumps are off while keys are in memory.
+    #[test]
+    fn the_process_leaves_no_core() {
+        assert!(prctl::get_dumpable().unwrap(), "as a process begins");
+        let dumpable = block_on(async { Ok(prctl::get_dumpable()?) }).unwrap();
+        prctl::set_dumpable(true).unwrap();
+        assert!(!dumpable);
+    }
+}

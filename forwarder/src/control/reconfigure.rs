@@ -130,6 +130,10 @@ impl Gateway {
         for change in &changes {
             self.apply(change, rng);
         }
+        for plan in &self.plan.topology.tunnels {
+            let Some(tunnel) = self.tunnels.get_mut(&plan.id) else { continue };
+            plan.peers.iter().for_each(|peer| tunnel.set_roaming(*peer, plan.settings.roaming));
+        }
         drop(old);
         self.stale.maps = true;
         self.stale.paths = true;

@@ -95,7 +95,8 @@ pub fn tunnels(
             tunnels.resize_with(plan.id.index() + 1, Tunnel::default);
         }
         let listen_port = listen_port(plan.id);
-        tunnels[plan.id.index()] = Tunnel { addresses, listen_port, allowed_ips, mtu: plan.mtu };
+        let copy_dscp = plan.settings.copy_dscp;
+        tunnels[plan.id.index()] = Tunnel { addresses, listen_port, allowed_ips, mtu: plan.mtu, copy_dscp };
     }
     tunnels.into()
 }

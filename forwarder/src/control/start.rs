@@ -102,6 +102,7 @@ fn tunnels(plan: &Plan, rng: &mut impl rand::CryptoRng) -> BTreeMap<TunnelId, wi
         let mut tunnel = wireguard::Tunnel::new(place.id, &config.private_key, shared, now, rng);
         for (id, section) in place.peers.iter().zip(&config.peers) {
             tunnel.add_peer(&peer_config(*id, section), now);
+            tunnel.set_roaming(*id, place.settings.roaming);
         }
         (place.id, tunnel)
     };

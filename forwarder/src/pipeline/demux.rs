@@ -30,8 +30,8 @@ pub(super) struct Message<'s> {
     pub header: DataHeader,
     pub session: &'s Arc<Session>,
     pub source: SocketAddr,
-    /// The outer header's ECN bits.
-    pub ecn: u8,
+    /// The outer header's DS byte.
+    pub ds: u8,
     /// The outer IP header's offset in the frame; `None` when the kernel has verified the checksums.
     pub outer: Option<usize>,
 }
@@ -63,9 +63,9 @@ pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> S
         let result = match frame.layer {
             Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
             Layer::Ip => sorted.packet(position, bytes, 0, None),
-            Layer::Datagram { tunnel, source, ecn } => match handshake(tunnel, source, bytes) {
+            Layer::Datagram { tunnel, source, ds } => match handshake(tunnel, source, bytes) {
                 Some(message) => io.control.handshake(message).then_some(()).ok_or(Drop::ControlQueueFull),
-                None => sorted.datagram(snapshot, position, bytes, (tunnel, source, ecn)),
+                None => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
             },
         };
         if let Err(reason) = result {
@@ -105,7 +105,7 @@ impl<'s> Sorted<'s> {
         snapshot: &'s Snapshot,
         frame: usize,
         bytes: &[u8],
-        (tunnel, source, ecn): (TunnelId, SocketAddr, u8),
+        (tunnel, source, ds): (TunnelId, SocketAddr, u8),
     ) -> Result<(), Drop> {
         let header = DataHeader::parse(bytes).ok_or(Drop::Malformed)?;
         let session = snapshot.sessions.get(&header.receiver).filter(|s| s.tunnel == tunnel);
@@ -116,7 +116,7 @@ impl<'s> Sorted<'s> {
             header,
             session,
             source,
-            ecn,
+            ds,
             outer: None,
         });
         Ok(())
@@ -159,7 +159,7 @@ fn message<'s>(
             header,
             session,
             source: udp.source,
-            ecn: ip.ecn,
+            ds: ip.ds,
             outer: Some(at),
         }),
         _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.port) => Err(Some(Drop::UnknownIndex)),

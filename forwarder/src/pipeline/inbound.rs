@@ -18,7 +18,7 @@ use super::demux::Message;
 use super::lane::{Context, Io};
 use super::parse::{self, Ip};
 use super::snapshot::Snapshot;
-use super::{ecn, martian, rewrite};
+use super::{ds, martian, rewrite};
 use crate::aead::{self, Open, TAG_LEN};
 use crate::drops::{self, Drop};
 use crate::port::{BURST, RxFrame, TxFrame};
@@ -161,7 +161,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
     let ip = match (opening.authentic, opening.fresh) {
         (false, _) => Err(Drop::AuthFailed),
         (true, false) => Err(Drop::Replayed),
-        (true, true) => check(cx.snapshot, session, opening.message.ecn, plaintext),
+        (true, true) => check(cx.snapshot, session, opening.message.ds, plaintext),
     };
     let delivered = match ip {
         Ok(ip) => deliver::from_frame(io, cx, session.tunnel, &ip, place, opening.tx),
@@ -184,8 +184,8 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
     }
 }
 
-/// 4. The inner packet, with its ECN bits brought up to date.
-fn check(snapshot: &Snapshot, session: &Session, outer_ecn: u8, plaintext: &mut [u8]) -> Result<Ip, Drop> {
+/// 4. The inner packet, with its DS byte brought up to date.
+fn check(snapshot: &Snapshot, session: &Session, outer_ds: u8, plaintext: &mut [u8]) -> Result<Ip, Drop> {
     let ip = parse::ip(plaintext).ok_or(Drop::Malformed)?;
     let tunnel = snapshot.tunnels.get(session.tunnel.index()).ok_or(Drop::SourceNotAllowed)?;
     if tunnel.allowed_ips.lookup(ip.source) != Some(session.peer) {
@@ -194,9 +194,9 @@ fn check(snapshot: &Snapshot, session: &Session, outer_ecn: u8, plaintext: &mut 
     if martian::source(ip.source) || martian::destination(ip.destination) {
         return Err(Drop::Martian);
     }
-    let ecn = ecn::decapsulate(ip.ecn, outer_ecn).ok_or(Drop::EcnIllegal)?;
-    if ecn != ip.ecn {
-        rewrite::set_ecn(plaintext, ecn);
+    let ds = ds::decapsulate(ip.ds, outer_ds, tunnel.copy_dscp).ok_or(Drop::EcnIllegal)?;
+    if ds != ip.ds {
+        rewrite::set_ds(plaintext, ds);
     }
     Ok(ip)
 }

@@ -15,10 +15,7 @@ use crate::clock::Boottime;
 use crate::drops::{self, Drop, DropCounters};
 use crate::id::PeerId;
 use crate::port::{BURST, Destination, Layer, RxFrame, TxFrame};
-use crate::wireguard::REKEY_ATTEMPT_TIME;
-
-/// DS byte of handshake messages (DSCP AF41), as the kernel marks them.
-const HANDSHAKE_DS: u8 = 0x88;
+use crate::wireguard::{HANDSHAKE_DS, REKEY_ATTEMPT_TIME};
 
 /// `origin` of a frame that no port received: it waited here.
 const WAITED: u16 = u16::MAX;

@@ -14,7 +14,7 @@ mod checksum;
 pub mod control;
 mod deliver;
 mod demux;
-pub mod ecn;
+pub mod ds;
 mod encap;
 pub mod flow;
 mod inbound;

@@ -16,7 +16,7 @@ use super::demux::Packet;
 use super::lane::{Context, Io};
 use super::snapshot::{Encap, Group, Path, Route, Snapshot, Tunnel};
 use super::waiting::For;
-use super::{ecn, flow, martian, rewrite};
+use super::{ds, flow, martian, rewrite};
 use crate::aead::{self, Seal, TAG_LEN};
 use crate::drops::{self, Drop};
 use crate::id::{InterfaceId, PeerId};
@@ -28,7 +28,7 @@ use crate::wireguard::message::{DATA_HEADER_LEN, DataHeader};
 struct Sealing<'s> {
     frame: usize,
     range: Range<usize>,
-    ecn: u8,
+    ds: u8,
     exit: Exit<'s>,
     tx: TxFrame,
     /// Length of the plaintext with its padding.
@@ -168,9 +168,9 @@ fn reserve<'s>(
         return Ok(None);
     };
     let exit = io.exit(path, encap)?;
-    let mtu = cx.snapshot.tunnels.get(path.tunnel.index()).map_or(0, |t| usize::from(t.mtu));
+    let tunnel = cx.snapshot.tunnels.get(path.tunnel.index()).ok_or(Drop::Unroutable)?;
     // A peer pads to a multiple of 16, but not beyond the tunnel's MTU (section 5.4.6).
-    let padded = packet.ip.len.next_multiple_of(16).min(mtu).max(packet.ip.len);
+    let padded = packet.ip.len.next_multiple_of(16).min(usize::from(tunnel.mtu)).max(packet.ip.len);
     let tx = io.reserve(exit.port, exit.at + message_len(padded))?;
     let run = runs.iter().position(|r| r.peer == peer).unwrap_or_else(|| {
         runs.push(Run { peer, session, packets: 0, counters: 0..0, sent: 0, bytes: 0 });
@@ -178,7 +178,8 @@ fn reserve<'s>(
     });
     runs[run].packets += 1;
     let Packet { frame, range, ip, .. } = packet;
-    Ok(Some(Sealing { frame, range, ecn: ecn::encapsulate(ip.ecn), exit, tx, padded, run, counter: None }))
+    let ds = ds::encapsulate(ip.ds, tunnel.copy_dscp);
+    Ok(Some(Sealing { frame, range, ds, exit, tx, padded, run, counter: None }))
 }
 
 /// 5. Counters, in order of arrival. The last packets of a run go without when the session is spent.
@@ -223,9 +224,9 @@ pub(super) fn job<'a>(
 
 /// 7. Outer headers; frames without a counter go back.
 fn transmit(io: &mut Io, batch: ArrayVec<Sealing<'_>, BURST>, runs: &[Run<'_>]) {
-    for Sealing { exit, tx, padded, counter, ecn, .. } in batch {
+    for Sealing { exit, tx, padded, counter, ds, .. } in batch {
         if counter.is_some() {
-            io.send(exit, tx, message_len(padded), ecn);
+            io.send(exit, tx, message_len(padded), ds);
         } else {
             io.ports.cancel(exit.port, tx);
             io.counters.drops.count(Drop::SessionExpired);

@@ -67,8 +67,8 @@ pub struct Ip {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// ECN bits.
-    pub ecn: u8,
+    /// DS byte (DSCP and ECN).
+    pub ds: u8,
     /// TTL or hop limit.
     pub ttl: u8,
     /// Protocol, or IPv6's next header.
@@ -108,7 +108,7 @@ fn ipv4(packet: &[u8]) -> Option<Ip> {
     Some(Ip {
         source: IpAddr::from(<[u8; 4]>::try_from(&header[12..16]).ok()?),
         destination: IpAddr::from(<[u8; 4]>::try_from(&header[16..20]).ok()?),
-        ecn: header[1] & 0b11,
+        ds: header[1],
         ttl: header[8],
         protocol: header[9],
         header_len,
@@ -131,7 +131,7 @@ fn ipv6(packet: &[u8]) -> Option<Ip> {
     Some(Ip {
         source: IpAddr::from(<[u8; 16]>::try_from(&header[8..24]).ok()?),
         destination: IpAddr::from(<[u8; 16]>::try_from(&header[24..40]).ok()?),
-        ecn: header[1] >> 4 & 0b11,
+        ds: header[0] << 4 | header[1] >> 4,
         ttl: header[7],
         protocol: header[6],
         header_len: IPV6_LEN,

@@ -11,12 +11,13 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Sets the ECN bits. `packet` starts with an IP header.
-pub fn set_ecn(packet: &mut [u8], ecn: u8) {
+/// Sets the DS byte. `packet` starts with an IP header.
+pub fn set_ds(packet: &mut [u8], ds: u8) {
     if packet[0] >> 4 == 4 {
-        replace_word(packet, 0, |word| word & !0b11 | u16::from(ecn));
+        replace_word(packet, 0, |word| word & 0xff00 | u16::from(ds));
     } else {
-        packet[1] = packet[1] & !0b0011_0000 | ecn << 4;
+        packet[0] = packet[0] & 0xf0 | ds >> 4;
+        packet[1] = packet[1] & 0x0f | ds << 4;
     }
 }
 
@@ -35,7 +36,7 @@ mod tests {
     use crate::pipeline::checksum::Sum;
     use crate::pipeline::parse;
 
-    /// Every TTL with every ECN pair, checked against a full recomputation.
+    /// Every TTL with every pair of ECN bits and another DSCP, checked against a full recomputation.
     #[test]
     fn ipv4_checksums_stay_right() {
         for ttl in 1..=255 {
@@ -45,9 +46,9 @@ mod tests {
                 let sum = Sum::default().bytes(&packet).checksum();
                 packet[10..12].copy_from_slice(&sum.to_be_bytes());
                 decrement_ttl(&mut packet);
-                set_ecn(&mut packet, after);
+                set_ds(&mut packet, 0x28 | after);
                 let ip = parse::ip(&packet).expect("a right checksum");
-                assert_eq!((ip.ttl, ip.ecn, packet[1] >> 2), (ttl - 1, after, 0xb8 >> 2));
+                assert_eq!((ip.ttl, ip.ds), (ttl - 1, 0x28 | after));
             }
         }
     }
@@ -59,7 +60,7 @@ mod tests {
         packet[1] = 0x9f;
         packet[7] = 2;
         decrement_ttl(&mut packet);
-        set_ecn(&mut packet, 0b11);
-        assert_eq!((packet[0], packet[1], packet[7]), (0x6b, 0xbf, 1));
+        set_ds(&mut packet, 0x2b);
+        assert_eq!((packet[0], packet[1], packet[7]), (0x62, 0xbf, 1));
     }
 }

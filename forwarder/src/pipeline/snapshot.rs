@@ -146,6 +146,8 @@ pub struct Tunnel {
     pub allowed_ips: AllowedIps,
     /// Largest IP packet of the tunnel, in bytes: padding stops there.
     pub mtu: u16,
+    /// DSCP is copied from inner to outer headers and back.
+    pub copy_dscp: bool,
 }
 
 /// A tunnel's allowed-IPs.

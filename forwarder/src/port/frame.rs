@@ -1,5 +1,7 @@
 //! Frames: fixed pieces of memory that are taken at start and never given back to the system.
 
+use super::dump;
+
 /// One piece of an [`Arena`]. Whoever holds the value owns the bytes; it cannot be cloned.
 ///
 /// A frame has no destructor: it must return to its port. Ports count what they handed out, and tests
@@ -81,8 +83,11 @@ pub struct Arena {
 impl Arena {
     /// Takes `count` frames of `room` bytes each.
     pub fn new(count: usize, room: usize) -> Self {
-        let memory: &'static mut [u8] = Box::leak(vec![0; count * room].into_boxed_slice());
-        let free = memory.chunks_exact_mut(room).zip(0..).map(|(m, i)| Frame::new(m, i)).collect();
+        let free = dump::pages(count * room)
+            .chunks_exact_mut(room)
+            .zip(0..)
+            .map(|(m, i)| Frame::new(m, i))
+            .collect();
         Self { free }
     }
 

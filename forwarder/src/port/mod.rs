@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::id::{InterfaceId, PortId, TunnelId};
 
+mod dump;
 mod frame;
 pub mod memory;
 pub mod queue;
@@ -41,8 +42,8 @@ pub enum Layer {
         tunnel: TunnelId,
         /// Who sent it.
         source: SocketAddr,
-        /// The outer header's ECN bits.
-        ecn: u8,
+        /// The outer header's DS byte (DSCP and ECN).
+        ds: u8,
     },
 }
 

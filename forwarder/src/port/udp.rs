@@ -323,7 +323,7 @@ impl Port for UdpPort {
                 continue;
             };
             let tunnel = *tunnel;
-            let layer = Layer::Datagram { tunnel, source: message.source, ecn: message.tos & 3 };
+            let layer = Layer::Datagram { tunnel, source: message.source, ds: message.tos };
             into.push(RxFrame { frame, layer, origin });
         }
         into.len() - before

@@ -21,8 +21,8 @@ use nix::libc;
 use nix::sys::socket::{MsgFlags, send};
 use xsk_rs::FrameDesc;
 
-use super::sockopt;
 use super::{BURST, Destination, Frame, Layer, Port, PortCounters, RxFrame, TxFrame};
+use super::{dump, sockopt};
 use crate::id::PortId;
 use crate::topology::Mode;
 
@@ -129,12 +129,14 @@ impl XskPort {
     fn new(port: PortId, request: &Request<'_>, mut bound: Bound) -> Result<Self, XskCause> {
         let ring = request.ring;
         // SAFETY: nobody else knows the chunk yet; only its address is kept.
-        let base = unsafe { bound.umem.data_mut(&mut bound.chunks[0]) }.contents_mut().as_ptr().addr();
+        let first = unsafe { bound.umem.data_mut(&mut bound.chunks[0]) }.contents_mut().as_mut_ptr();
+        // The first chunk begins where the UMEM does, and that is where a page begins.
+        dump::leave_out(first.wrapping_byte_sub(HEADROOM as usize), request.bytes() as usize);
         let mut this = Self {
             port,
             mode: request.mode,
             chunk: request.chunk as usize,
-            base,
+            base: first.addr(),
             lent: vec![false; bound.chunks.len()].into(),
             lent_count: 0,
             free: (ring..2 * ring).rev().collect(),

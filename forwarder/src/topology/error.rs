@@ -138,6 +138,11 @@ pub enum TopologyError {
         /// Its peers.
         count: usize,
     },
+    /// Settings of a tunnel that there is no file for.
+    #[error(
+        "[tunnel.{0}] in forwarder.toml: there is no such tunnel: write a wg-quick file's name without .conf"
+    )]
+    NoSuchTunnel(String),
     /// Two groups of one name.
     #[error("group {0}: named twice in forwarder.toml: keep one")]
     SameGroup(String),

@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
 
-use crate::config::{Settings, TunnelConfig};
+use crate::config::{Settings, TunnelConfig, TunnelSettings};
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::kernel::{PROTOCOL, RouteKind, View};
 
@@ -78,6 +78,7 @@ impl Topology {
         let mut remarks = Vec::new();
         let plan = groups::plan(new, &settings.groups, &mut remarks);
         let mut errors = plan.errors;
+        errors.extend(nameless(new, settings));
         errors.extend(endpoints::loops(new, view, &mut remarks));
         errors.extend(endpoints::marks(new));
         if !errors.is_empty() {
@@ -98,6 +99,7 @@ impl Topology {
             name: config.name.clone(),
             peers,
             mtu: tunnel_mtu(config, view, &self.interfaces, &mut remarks),
+            settings: settings.tunnels.get(&config.name).copied().unwrap_or_default(),
         });
         let tunnels: Vec<_> = tunnels.collect();
         let tun_mtu = tunnels.iter().map(|t| t.mtu).min().unwrap_or(DEFAULT_TUNNEL_MTU);
@@ -197,6 +199,8 @@ pub struct TunnelPlan {
     pub peers: Vec<PeerId>,
     /// Largest IP packet, in bytes, by wg-quick's rule.
     pub mtu: u16,
+    /// What forwarder.toml says of it.
+    pub settings: TunnelSettings,
 }
 
 /// A peer.
@@ -253,6 +257,13 @@ const OVERHEAD_V6: u32 = 80;
 const OVERHEAD_V4: u32 = 60;
 /// wg-quick's choice when nothing is known of the egress.
 const DEFAULT_TUNNEL_MTU: u16 = 1420;
+
+/// Settings of tunnels that there are not.
+fn nameless(tunnels: &[TunnelConfig], settings: &Settings) -> impl Iterator<Item = TopologyError> {
+    let is_there = |name: &String| tunnels.iter().any(|tunnel| tunnel.name == *name);
+    let missing = settings.tunnels.keys().filter(move |name| !is_there(name));
+    missing.cloned().map(TopologyError::NoSuchTunnel)
+}
 
 /// wg-quick's rule: `MTU`, else the egress MTU less 80, else 1420. The smallest egress counts, and a
 /// larger `MTU` is lowered to it: wg-quick lets the kernel fragment the outer packet, we do not.

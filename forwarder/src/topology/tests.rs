@@ -239,6 +239,19 @@ fn the_plan_is_json_with_plain_numbers() {
 }
 
 #[test]
+fn a_tunnels_settings_are_its_own() {
+    let mut machine = recipe();
+    let pinned = TunnelSettings { roaming: false, copy_dscp: true };
+    machine.settings.tunnels.insert("wg1".to_owned(), pinned);
+    let settings: Vec<_> = machine.plan().tunnels.iter().map(|tunnel| tunnel.settings).collect();
+    assert_eq!(settings, [TunnelSettings::default(), pinned]);
+    machine.settings.tunnels.insert("wg7".to_owned(), pinned);
+    let expected = "[tunnel.wg7] in forwarder.toml: there is no such tunnel: write a wg-quick file's name \
+                    without .conf";
+    assert_eq!(machine.errors(), [expected]);
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let mut machine = Machine::new(&["nope", "eth0"]).with(plain(2, "eth0"));
     machine.cores = Vec::new();

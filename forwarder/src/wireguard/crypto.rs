@@ -1,5 +1,7 @@
 //! The functions of section 5.4 (Hash, Mac, Hmac, Kdf) and the keys that they work on.
 
+use std::ops::{Deref, DerefMut};
+
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, Mac as _};
 use blake2::{Blake2s256, Blake2sMac, Digest};
@@ -10,8 +12,29 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::message::MAC_LEN;
 
-/// A secret of 32 bytes; wiped when dropped.
-pub(super) type Secret = Zeroizing<[u8; 32]>;
+/// A secret of 32 bytes; wiped when dropped. The box keeps it in one place: moving it leaves no copy behind.
+#[derive(Clone, Default)]
+pub(super) struct Secret(Box<Zeroizing<[u8; 32]>>);
+
+impl Secret {
+    /// Takes the bytes in. What the caller leaves of them on the stack, [`on_wiped_stack`] wipes.
+    pub(super) fn new(bytes: [u8; 32]) -> Self {
+        Self(Box::new(Zeroizing::new(bytes)))
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8; 32];
+    fn deref(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Secret {
+    fn deref_mut(&mut self) -> &mut [u8; 32] {
+        &mut self.0
+    }
+}
 
 /// A Curve25519 private key; wiped when dropped, never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -46,10 +69,32 @@ impl PrivateKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
+/// Does `work`, then wipes the stack that it used: the libraries below leave intermediate values there, and so
+/// does every move of one.
+pub(super) fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    /// More than a handshake uses.
+    const USED: usize = 32 << 10;
+
+    #[inline(never)]
+    fn apart<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+
+    #[inline(never)]
+    #[allow(clippy::large_stack_arrays)] // That it lies on the stack is the point.
+    fn wipe() {
+        std::hint::black_box(&mut [0_u8; USED]).zeroize();
+    }
+
+    let result = apart(work);
+    wipe();
+    result
+}
+
 /// DH; `None` when the result is all zero (a public key of small order).
 pub(super) fn dh(secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
     let shared = secret.diffie_hellman(&(*public).into());
-    shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+    shared.was_contributory().then(|| Secret::new(shared.to_bytes()))
 }
 
 /// Hash: BLAKE2s over the parts.
@@ -88,5 +133,5 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
     for part in parts {
         hmac.update(part);
     }
-    Zeroizing::new(hmac.finalize_fixed().into())
+    Secret::new(hmac.finalize_fixed().into())
 }

@@ -107,6 +107,8 @@ mod tests {
         assert!(limiter.allow(at(0), source("[2001:db8:0:1::1]:1")));
     }
 
+    /// Section 5.3: a flood from ever new sources takes no more memory, and is refused (the kernel's
+    /// `ratelimiter.c` has 8192 entries, too).
     #[test]
     fn memory_is_bounded() {
         let mut limiter = Limiter::new(at(0));

@@ -21,6 +21,8 @@ mod replay;
 mod session;
 mod shared;
 mod tai64n;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod traffic;
 mod tunnel;
@@ -49,5 +51,7 @@ pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
 /// How long initiations are repeated without an answer (section 6.1).
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+/// DS byte of initiations and responses: DSCP AF41, as the kernel marks them.
+pub const HANDSHAKE_DS: u8 = 0x88;
 /// How long after received data an answer is due, be it empty (section 6.1).
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,5 +1,6 @@
 //! The handshake, `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` (section 5.4), as values: no indices are
-//! looked up here, no time is read, nothing is remembered.
+//! looked up here, no time is read, nothing is remembered. Secrets leave these functions in boxes only; the stack
+//! that computed them is wiped, so that what is built next has none in its padding.
 //!
 //! ```text
 //! initiator                                     responder
@@ -14,9 +15,8 @@ pub(super) mod keylog;
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use x25519_dalek::StaticSecret;
-use zeroize::Zeroizing;
 
-use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf};
+use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf, on_wiped_stack};
 use super::message::{Initiation, Response};
 use super::session::SessionKeys;
 use super::tai64n::Tai64n;
@@ -27,13 +27,13 @@ const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
 
 /// Our static key pair.
 pub(super) struct Identity {
-    secret: StaticSecret,
+    secret: Box<StaticSecret>,
     pub(super) public: PublicKey,
 }
 
 impl Identity {
     pub(super) fn new(key: &PrivateKey) -> Self {
-        Self { secret: key.secret(), public: key.public() }
+        on_wiped_stack(|| Self { secret: Box::new(key.secret()), public: key.public() })
     }
 }
 
@@ -48,8 +48,10 @@ pub(super) struct PeerKeys {
 impl PeerKeys {
     /// `None` when the peer's key is of small order.
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
-        let static_static = dh(&identity.secret, &public.0)?;
-        Some(Self { public, preshared: Zeroizing::new(*preshared), static_static })
+        on_wiped_stack(|| {
+            let static_static = dh(&identity.secret, &public.0)?;
+            Some(Self { public, preshared: Secret::new(*preshared), static_static })
+        })
     }
 
     /// Goes on with another key pair of ours. A key that was not of small order for one is of none.
@@ -67,7 +69,7 @@ impl PeerKeys {
 /// An initiator that waits for the response.
 pub(super) struct Initiated {
     state: Symmetric,
-    ephemeral: StaticSecret,
+    ephemeral: Box<StaticSecret>,
 }
 
 /// Makes an initiation with a fresh `ephemeral`; `None` when the peer's key is of small order.
@@ -76,21 +78,23 @@ pub(super) fn initiate(
     peer: &PeerKeys,
     sender: u32,
     timestamp: Tai64n,
-    ephemeral: StaticSecret,
+    ephemeral: Box<StaticSecret>,
 ) -> Option<(Initiation, Initiated)> {
-    let mut state = Symmetric::new(&peer.public);
-    let mut message = Initiation {
-        sender,
-        ephemeral: x25519_dalek::PublicKey::from(&ephemeral).to_bytes(),
-        sealed_static: [0; 48],
-        sealed_timestamp: [0; 28],
-    };
-    state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&ephemeral, &peer.public.0)?;
-    state.seal(&key, &identity.public.0, &mut message.sealed_static);
-    let key = state.mix_key(&peer.static_static);
-    state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
-    Some((message, Initiated { state, ephemeral }))
+    on_wiped_stack(|| {
+        let mut state = Symmetric::new(&peer.public);
+        let mut message = Initiation {
+            sender,
+            ephemeral: x25519_dalek::PublicKey::from(&*ephemeral).to_bytes(),
+            sealed_static: [0; 48],
+            sealed_timestamp: [0; 28],
+        };
+        state.mix_ephemeral(&message.ephemeral);
+        let key = state.mix_dh(&ephemeral, &peer.public.0)?;
+        state.seal(&key, &identity.public.0, &mut message.sealed_static);
+        let key = state.mix_key(&peer.static_static);
+        state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
+        Some((message, Initiated { state, ephemeral }))
+    })
 }
 
 impl Initiated {
@@ -101,14 +105,16 @@ impl Initiated {
         peer: &PeerKeys,
         response: &Response,
     ) -> Option<SessionKeys> {
-        let mut state = self.state.clone();
-        state.mix_ephemeral(&response.ephemeral);
-        state.mix_dh(&self.ephemeral, &response.ephemeral)?;
-        state.mix_dh(&identity.secret, &response.ephemeral)?;
-        let key = state.mix_preshared(&peer.preshared);
-        state.open(&key, &response.sealed_empty, &mut [])?;
-        let [send, receive] = state.split();
-        Some(SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) })
+        on_wiped_stack(|| {
+            let mut state = self.state.clone();
+            state.mix_ephemeral(&response.ephemeral);
+            state.mix_dh(&self.ephemeral, &response.ephemeral)?;
+            state.mix_dh(&identity.secret, &response.ephemeral)?;
+            let key = state.mix_preshared(&peer.preshared);
+            state.open(&key, &response.sealed_empty, &mut [])?;
+            let [send, receive] = state.split();
+            Some(SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) })
+        })
     }
 }
 
@@ -121,22 +127,27 @@ pub(super) struct Opened {
 
 /// Opens an initiation up to its sender's static key.
 pub(super) fn open_initiation(identity: &Identity, message: &Initiation) -> Option<Opened> {
-    let mut state = Symmetric::new(&identity.public);
-    state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
-    let mut public = [0; 32];
-    state.open(&key, &message.sealed_static, &mut public)?;
-    Some(Opened { state, public: PublicKey(public) })
+    on_wiped_stack(|| {
+        let mut state = Symmetric::new(&identity.public);
+        state.mix_ephemeral(&message.ephemeral);
+        let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
+        let mut public = [0; 32];
+        state.open(&key, &message.sealed_static, &mut public)?;
+        Some(Opened { state, public: PublicKey(public) })
+    })
 }
 
 impl Opened {
     /// Authenticates the sender, whose keys are given, and yields the initiation's timestamp.
     pub(super) fn identify(mut self, peer: &PeerKeys, message: &Initiation) -> Option<(Received, Tai64n)> {
-        let key = self.state.mix_key(&peer.static_static);
-        let mut timestamp = [0; 12];
-        self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
-        let received = Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
-        Some((received, Tai64n(timestamp)))
+        on_wiped_stack(|| {
+            let key = self.state.mix_key(&peer.static_static);
+            let mut timestamp = [0; 12];
+            self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
+            let received =
+                Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
+            Some((received, Tai64n(timestamp)))
+        })
     }
 }
 
@@ -156,19 +167,21 @@ impl Received {
         sender: u32,
         ephemeral: &StaticSecret,
     ) -> Option<(Response, SessionKeys)> {
-        let mut message = Response {
-            sender,
-            receiver: self.sender,
-            ephemeral: x25519_dalek::PublicKey::from(ephemeral).to_bytes(),
-            sealed_empty: [0; 16],
-        };
-        self.state.mix_ephemeral(&message.ephemeral);
-        self.state.mix_dh(ephemeral, &self.ephemeral)?;
-        self.state.mix_dh(ephemeral, &peer.public.0)?;
-        let key = self.state.mix_preshared(&peer.preshared);
-        self.state.seal(&key, &[], &mut message.sealed_empty);
-        let [receive, send] = self.state.split();
-        Some((message, SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) }))
+        on_wiped_stack(|| {
+            let mut message = Response {
+                sender,
+                receiver: self.sender,
+                ephemeral: x25519_dalek::PublicKey::from(ephemeral).to_bytes(),
+                sealed_empty: [0; 16],
+            };
+            self.state.mix_ephemeral(&message.ephemeral);
+            self.state.mix_dh(ephemeral, &self.ephemeral)?;
+            self.state.mix_dh(ephemeral, &peer.public.0)?;
+            let key = self.state.mix_preshared(&peer.preshared);
+            self.state.seal(&key, &[], &mut message.sealed_empty);
+            let [receive, send] = self.state.split();
+            Some((message, SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) }))
+        })
     }
 }
 
@@ -183,7 +196,7 @@ impl Symmetric {
     fn new(responder: &PublicKey) -> Self {
         let chaining = crypto::hash(&[CONSTRUCTION]);
         let hash = crypto::hash(&[&crypto::hash(&[&chaining, IDENTIFIER]), &responder.0]);
-        Self { chaining: Zeroizing::new(chaining), hash }
+        Self { chaining: Secret::new(chaining), hash }
     }
 
     fn mix_hash(&mut self, data: &[u8]) {

@@ -9,7 +9,7 @@ use rand::CryptoRng;
 use x25519_dalek::StaticSecret;
 
 use super::cookie::Jar;
-use super::crypto::PublicKey;
+use super::crypto::{PublicKey, on_wiped_stack};
 use super::mac::Mac1Key;
 use super::message::{CookieReply, Initiation, Response};
 use super::noise::{self, Identity, Initiated, Opened, PeerKeys};
@@ -68,8 +68,8 @@ impl Context<'_> {
     }
 
     #[cfg_attr(not(feature = "keylog"), allow(unused_variables))]
-    fn ephemeral(&mut self, peer: &PeerKeys) -> StaticSecret {
-        let ephemeral = StaticSecret::random_from_rng(&mut *self.rng);
+    fn ephemeral(&mut self, peer: &PeerKeys) -> Box<StaticSecret> {
+        let ephemeral = on_wiped_stack(|| Box::new(StaticSecret::random_from_rng(&mut *self.rng)));
         #[cfg(feature = "keylog")]
         self.outbox.secrets.push_back(noise::keylog::HandshakeSecrets::new(self.identity, peer, &ephemeral));
         ephemeral
@@ -86,6 +86,8 @@ pub(super) struct Peer {
     mac1: Mac1Key,
     jar: Jar,
     endpoint: Option<SocketAddr>,
+    /// The endpoint is the configured one, whatever authentic messages say.
+    pinned: bool,
     traffic: Arc<Traffic>,
     /// Our initiation that waits for its response.
     pending: Option<Pending>,
@@ -129,6 +131,7 @@ impl Peer {
             jar: Jar::new(&keys.public),
             keys,
             endpoint: config.endpoint,
+            pinned: false,
             traffic,
             pending: None,
             previous: None,
@@ -170,7 +173,11 @@ impl Peer {
         self.timers.set_persistent(interval, now);
     }
 
-    /// Takes an initiation and answers it.
+    pub(super) fn set_roaming(&mut self, roaming: bool) {
+        self.pinned = !roaming;
+    }
+
+    /// Takes an initiation and answers it, if it is known where to.
     pub(super) fn initiation(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,6 +203,7 @@ impl Peer {
         let (response, keys) = received
             .respond(&self.keys, index.value(), &cx.ephemeral(&self.keys))
             .ok_or(Refusal::Unauthenticated)?;
+        self.promote_confirmed(cx);
         // Simultaneous initiations cancel each other: ours may not be answered any more.
         self.pending = None;
         self.previous = None;
@@ -203,7 +211,9 @@ impl Peer {
         cx.event(Event::Sessions(self.id));
         self.heard_from(cx, source);
         self.timers.response_sent(cx.now);
-        self.send(cx, source, &mut response.to_bytes());
+        if let Some(endpoint) = self.endpoint {
+            self.send(cx, endpoint, &mut response.to_bytes());
+        }
         Ok(())
     }
 
@@ -221,7 +231,11 @@ impl Peer {
             return Err(Refusal::Unauthenticated);
         };
         let session = self.derive(cx, pending.index, message.sender, keys, Role::Initiator);
-        self.previous = self.next.take().or(self.current.take());
+        self.promote_confirmed(cx);
+        // The peer goes on sending with current. A next that it has not used for the 5 s before our initiation
+        // comes from initiations that crossed; the kernel keeps that one instead, and loses packets.
+        let crossed = self.next.take();
+        self.previous = self.current.take().filter(|held| held.session.receivable(cx.now)).or(crossed);
         self.current = Some(session);
         self.complete(cx);
         self.heard_from(cx, source);
@@ -249,11 +263,7 @@ impl Peer {
         if let Some(candidate) = self.traffic.source.take() {
             self.roam(cx, candidate.remote);
         }
-        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
-            self.previous = self.current.take();
-            self.current = self.next.take();
-            self.complete(cx);
-        }
+        self.promote_confirmed(cx);
         if self.must_rekey(cx.now) {
             self.start_handshake(cx);
         }
@@ -360,6 +370,15 @@ impl Peer {
         Held { session: Arc::new(session), _index: index }
     }
 
+    /// The responder's next session becomes current when the peer has used it.
+    fn promote_confirmed(&mut self, cx: &mut Context<'_>) {
+        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
+            self.previous = self.current.take();
+            self.current = self.next.take();
+            self.complete(cx);
+        }
+    }
+
     fn complete(&mut self, cx: &mut Context<'_>) {
         self.timers.handshake_complete();
         self.last_handshake = Some((cx.now, cx.wall));
@@ -374,7 +393,10 @@ impl Peer {
     }
 
     fn roam(&mut self, cx: &mut Context<'_>, source: SocketAddr) {
-        if self.endpoint != Some(source) && may_be_endpoint(source) && !cx.shared.is_own(source.ip()) {
+        if self.endpoint == Some(source) || self.pinned && self.endpoint.is_some() {
+            return;
+        }
+        if may_be_endpoint(source) && !cx.shared.is_own(source.ip()) {
             self.endpoint = Some(source);
             cx.event(Event::Endpoint(self.id));
         }

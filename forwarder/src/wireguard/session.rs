@@ -3,8 +3,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crossbeam::utils::CachePadded;
 
@@ -14,6 +13,8 @@ use super::{REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::id::{PeerId, TunnelId};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// What a handshake yields.
 #[derive(Debug)]
@@ -169,6 +170,12 @@ impl Session {
     /// Whether so many messages were sent that the session must be renewed.
     pub fn spent(&self) -> bool {
         self.sent.load(Relaxed) >= REKEY_AFTER_MESSAGES
+    }
+
+    /// Sets how many messages were sent; returns how many it were before.
+    #[cfg(test)]
+    pub(super) fn preset_sent(&self, messages: u64) -> u64 {
+        self.sent.swap(messages, Relaxed)
     }
 
     fn expired(&self, now: Boottime) -> bool {

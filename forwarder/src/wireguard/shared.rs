@@ -128,6 +128,7 @@ mod tests {
         Tai64n::after(None, Wall(Duration::from_secs(seconds)))
     }
 
+    /// Section 5.4.2: an index names one handshake or session at a time, over all tunnels.
     #[test]
     fn indices_are_unique_and_freed() {
         let shared = Arc::new(Shared::default());
@@ -146,6 +147,7 @@ mod tests {
         assert!(lock(&shared.indices).is_empty());
     }
 
+    /// Section 5.1, over all tunnels of one key pair: what was forgotten stays refused.
     #[test]
     fn an_initiation_is_accepted_once_for_ever() {
         let mut pair = Pair::default();

@@ -44,6 +44,7 @@ mod tests {
 
     use super::*;
 
+    /// Section 5.4.2: TAI64N, big endian; the kernel rounds down to 2^24 ns.
     #[test]
     fn known_time() {
         let stamp = Tai64n::after(None, Wall(Duration::new(0x1234_5678, 0x0100_0001)));

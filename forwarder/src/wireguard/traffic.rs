@@ -4,13 +4,14 @@
 //! it is level-triggered: a reader that comes late sees the latest state and has lost nothing.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use crossbeam::utils::CachePadded;
 
 use super::Endpoint;
 use crate::clock::Boottime;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A peer's traffic. Each direction has a cache line of its own, which only that direction writes.
 #[derive(Debug, Default)]

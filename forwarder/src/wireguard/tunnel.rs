@@ -8,7 +8,6 @@ use std::time::Duration;
 use rand::CryptoRng;
 use zeroize::Zeroize;
 
-use super::Session;
 use super::cookie::Checker;
 use super::crypto::{PrivateKey, PublicKey};
 use super::limiter::{Bucket, Limiter, Rate};
@@ -17,6 +16,7 @@ use super::message::Handshake;
 use super::noise::{self, Identity, PeerKeys};
 use super::peer::{Context, Outbox, Peer};
 use super::shared::Shared;
+use super::{HANDSHAKE_DS, Session};
 use crate::clock::{Boottime, Wall};
 use crate::id::{PeerId, TunnelId};
 
@@ -62,6 +62,13 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// The WireGuard message.
     pub payload: Vec<u8>,
+}
+
+impl Transmit {
+    /// The outer header's DS byte. Cookie replies carry no mark, as the kernel's do not.
+    pub fn ds(&self) -> u8 {
+        if self.peer.is_some() { HANDSHAKE_DS } else { 0 }
+    }
 }
 
 /// Something the owner must act on.
@@ -225,6 +232,13 @@ impl Tunnel {
     pub fn set_persistent_keepalive(&mut self, peer: PeerId, interval: Option<Duration>, now: Boottime) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.set_persistent_keepalive(interval, now);
+        }
+    }
+
+    /// Whether the peer's endpoint moves with its messages. One without an endpoint gets its first one, anyway.
+    pub fn set_roaming(&mut self, peer: PeerId, roaming: bool) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.set_roaming(roaming);
         }
     }
 

@@ -83,7 +83,7 @@ fn exchange(address: &str, id: TunnelId) {
             let frames = receive(&mut port, PATIENCE);
             assert!(!frames.is_empty(), "lost after {seen}");
             for rx in frames {
-                assert_eq!(rx.layer, Layer::Datagram { tunnel: id, source, ecn: seen as u8 & 3 });
+                assert_eq!(rx.layer, Layer::Datagram { tunnel: id, source, ds: seen as u8 });
                 assert_eq!(rx.frame.bytes(), payload(seen));
                 let mut tx = port.reserve().unwrap();
                 tx.frame.set_range(0, rx.frame.len());
@@ -142,6 +142,7 @@ fn receiving_goes_on_after_all_frames_were_held() {
     });
 }
 
+/// A bug that peers had: a panic on an oversized datagram.
 #[test]
 fn datagrams_larger_than_a_frame_are_counted_not_cut() {
     in_namespace(|| {
@@ -158,6 +159,7 @@ fn datagrams_larger_than_a_frame_are_counted_not_cut() {
     });
 }
 
+/// The kernel's marking of handshakes: DS byte 0x88.
 #[test]
 fn the_control_thread_sends_without_the_port() {
     in_namespace(|| {
@@ -255,5 +257,32 @@ fn sockets_come_and_go_under_a_running_port() {
             receive(&mut port, Duration::from_millis(10));
             UdpSocket::bind(("0.0.0.0", goes.port())).is_ok()
         }));
+    });
+}
+
+/// A bug that peers had: of a batch for `sendmmsg`, what came after a datagram that failed was lost.
+#[test]
+fn a_datagram_that_cannot_be_sent_takes_no_other_with_it() {
+    in_namespace(|| {
+        let (_sockets, mut port) = open(&[tunnel("wg0", 0)]);
+        let peer = peer("127.0.0.1:0");
+        let reachable = peer.local_addr().unwrap();
+        let unreachable = SocketAddr::from(([192, 0, 2, 1], 9));
+        for n in 0..50 {
+            let mut tx = port.reserve().unwrap();
+            tx.frame.set_range(0, payload(n).len());
+            tx.frame.bytes_mut().copy_from_slice(&payload(n));
+            let to = if n % 5 == 2 { unreachable } else { reachable };
+            tx.destination = Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 };
+            port.transmit(tx);
+        }
+        port.flush();
+        let mut buffer = [0; 2048];
+        for n in (0..50).filter(|n| n % 5 != 2) {
+            let (len, _) = receive_with_tos(&peer, &mut buffer);
+            assert_eq!(buffer[..len], payload(n));
+        }
+        port.flush();
+        assert_eq!((port.available(), port.counters().tx_failed), (256, 10));
     });
 }

@@ -81,6 +81,39 @@ fn what_is_transmitted_reaches_the_wire_byte_by_byte_in_order() {
     });
 }
 
+/// Received frames and plaintexts lie in the UMEM: no core file holds it, neither its first page nor its last.
+#[test]
+fn core_files_leave_the_umem_out() {
+    in_namespace(|| {
+        veth_pair();
+        let mut port = open(0, Mode::Copy).unwrap();
+        let mut frames: Vec<_> = std::iter::from_fn(|| port.reserve()).collect();
+        assert_eq!(frames.len(), RING as usize);
+        let of_frames = frames.iter_mut().map(|tx| tx.frame.memory_mut().as_ptr().addr());
+        let addresses: Vec<usize> = of_frames.collect();
+        let (first, last) = (addresses.iter().min().unwrap(), addresses.iter().max().unwrap());
+        // The receive half lies before the transmit half.
+        let umem = first - RING as usize * 2048;
+        for address in [umem, *first, *last] {
+            let flags = vm_flags(address);
+            assert!(flags.contains(" dd"), "{flags}");
+        }
+        frames.into_iter().for_each(|tx| port.cancel(tx));
+    });
+}
+
+/// The flags of the mapping that the address lies in (`proc(5)`, smaps).
+fn vm_flags(address: usize) -> String {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let contains = |line: &str| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        let [start, end] = [start, end].map(|hex| usize::from_str_radix(hex, 16));
+        Some((start.ok()?..end.ok()?).contains(&address))
+    };
+    let mut mapping = smaps.lines().skip_while(|line| contains(line) != Some(true));
+    mapping.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
+}
+
 #[test]
 fn a_frame_that_starts_behind_offset_0_is_sent_from_its_start() {
     in_namespace(|| {

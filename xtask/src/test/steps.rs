@@ -45,6 +45,7 @@ pub fn all(progress: Progress, options: Options, matrix: &Rc<Matrix>) -> Result<
         step("formatting", formatting),
         step("clippy", clippy),
         step("unit and integration tests", workspace_tests),
+        step("every order of threads (loom)", thread_models),
         step("documentation examples", doc_tests),
         step("XDP object is what its sources give", move || ebpf_object(progress)),
     ];
@@ -101,6 +102,12 @@ fn workspace_tests() -> Result<Outcome> {
         command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     }
     tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))
+}
+
+/// The models need loom's types in place of std's, which other tests cannot run with.
+fn thread_models() -> Result<Outcome> {
+    let test = ["test", "--locked", "-p", "forwarder", "--lib", "--features", "model", "model_"];
+    tests(workspace::cargo().args(test))
 }
 
 fn doc_tests() -> Result<Outcome> {

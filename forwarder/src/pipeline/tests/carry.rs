@@ -37,7 +37,8 @@ fn packets_arrive_unchanged_but_for_ttl() {
     }
 }
 
-/// Plaintexts are padded to 16 bytes, but not beyond the MTU (whitepaper, section 5.4.6).
+/// Section 5.4.6 (a bug that peers had: no padding): to 16 bytes, but not beyond the MTU, as the kernel clamps it.
+/// The message adds 32 bytes to that.
 #[test]
 fn padding_stops_at_the_mtu() {
     let mut world = World::new(Plan::default());
@@ -219,6 +220,30 @@ fn ecn_crosses_the_tunnel() {
     }
 }
 
+/// RFC 2983, uniform model, when forwarder.toml asks for it: the outer DSCP is the inner one, and a router's
+/// change to it reaches the receiver.
+#[test]
+fn dscp_is_copied_where_it_shall_be() {
+    for ipv6 in [false, true] {
+        let mut world = World::new(Plan { copy_dscp: true, ..Plan::default() });
+        let inner = Inner::between(world.a.site, ipv6);
+        let packet = inner.packet();
+        world.a.lan_sends(&packet);
+        world.a.turn(world.now);
+        let [(wire, frame)] = &world.a.take_sealed()[..] else { panic!("one frame") };
+        assert_eq!(frame[15], 0xa0);
+        let mut remarked = frame.clone();
+        remarked[15] = 0x28;
+        checksummed(&mut remarked[14..34]);
+        world.b.wire_brings(*wire, &remarked);
+        world.b.turn(world.now);
+        let received = received(&world.b);
+        let [packet] = &received[..] else { panic!("one packet") };
+        let ds = if ipv6 { packet[14] << 4 | packet[15] >> 4 } else { packet[15] };
+        assert_eq!(ds, 0x28);
+    }
+}
+
 /// Over UDP sockets the same packets come and go as datagrams.
 #[test]
 fn datagrams_carry_the_same_messages() {
@@ -230,7 +255,7 @@ fn datagrams_carry_the_same_messages() {
     let [sent] = &world.a.udp.take()[..] else { panic!("one datagram") };
     let Destination::Datagram { tunnel, to, tos } = sent.destination else { panic!("{sent:?}") };
     assert_eq!((to, tos), (world.b.site.endpoint(tunnel.index()), 2));
-    let layer = Layer::Datagram { tunnel, source: world.a.site.endpoint(tunnel.index()), ecn: 3 };
+    let layer = Layer::Datagram { tunnel, source: world.a.site.endpoint(tunnel.index()), ds: 3 };
     world.b.udp.push(layer, sent.bytes.clone());
     world.b.turn(world.now);
     inner.ecn = 3;
@@ -249,7 +274,7 @@ fn handshakes_leave_by_the_path_and_reach_the_control_thread() {
     assert_eq!((frame[14] << 4 | frame[15] >> 4, frame.len()), (0x88, 14 + 40 + 8 + 148));
 
     let source = world.a.site.endpoint(2);
-    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(2), source, ecn: 0 }, message);
+    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(2), source, ds: 0 }, message);
     world.settle();
     let handshakes = world.b.control.handshakes.lock().unwrap();
     let expected = Handshake { tunnel: TunnelId(2), source, message: message.into_iter().collect() };

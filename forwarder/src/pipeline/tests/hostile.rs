@@ -80,13 +80,13 @@ fn seeds(world: &World, random: &mut Random) -> Seeds {
         let frame = a.seal(path, u64::from(n), &inner.packet(), 0);
         frames.push((b.wires[path].clone(), Layer::Ethernet(PortId(path as u16 + 1)), frame));
         let message = a.seal(path, 1000 + u64::from(n), &inner.packet(), 0).split_off(42);
-        let layer = Layer::Datagram { tunnel: TunnelId(path as u16), source: a.site.endpoint(path), ecn: 0 };
+        let layer = Layer::Datagram { tunnel: TunnelId(path as u16), source: a.site.endpoint(path), ds: 0 };
         frames.push((b.udp.clone(), layer, message));
         deliverable.insert(ethernet(b.site.host_mac(), b.site.gateway_mac(0), &[], &inner.forwarded(1)), 2);
     }
     let mut initiation = random.bytes(148);
     initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
-    let layer = Layer::Datagram { tunnel: TunnelId(0), source: a.site.endpoint(0), ecn: 0 };
+    let layer = Layer::Datagram { tunnel: TunnelId(0), source: a.site.endpoint(0), ds: 0 };
     frames.push((b.udp.clone(), layer, initiation));
     Seeds { frames, deliverable }
 }

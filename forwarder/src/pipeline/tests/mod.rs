@@ -46,11 +46,21 @@ struct Plan {
     tun_tx: usize,
     /// Sealed messages leave by UDP sockets.
     datagrams: bool,
+    /// DSCP is copied.
+    copy_dscp: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { ipv6: false, lan_vlans: &[], wire_vlans: &[], tx: 512, tun_tx: 512, datagrams: false }
+        Self {
+            ipv6: false,
+            lan_vlans: &[],
+            wire_vlans: &[],
+            tx: 512,
+            tun_tx: 512,
+            datagrams: false,
+            copy_dscp: false,
+        }
     }
 }
 
@@ -192,6 +202,7 @@ impl Site {
             listen_port: self.endpoint(i).port(),
             allowed_ips: self.allowed_ips(PeerId(i as u32)),
             mtu: MTU,
+            copy_dscp: self.plan.copy_dscp,
         });
         let neighbours = [false, true].map(|ipv6| ((LAN, self.host(ipv6)), self.host_mac()));
         Snapshot {

@@ -159,6 +159,8 @@ fn truncated_frames() {
     }
 }
 
+/// Section 2, cryptokey routing: a source must be in the peer's own allowed-IPs. A bug that peers had: with
+/// nested allowed-IPs (10.1.77.0/24 is another peer's) a peer could take a more specific peer's addresses.
 #[test]
 fn inner_sources_of_other_peers() {
     for from in ["10.3.0.1", "10.1.77.5", "10.2.0.2"] {
@@ -198,6 +200,7 @@ fn tampered_messages() {
     assert_eq!(world.b.lan.take().len(), 1);
 }
 
+/// Section 5.4.6: each counter once, within a batch and over batches.
 #[test]
 fn replayed_messages() {
     let mut world = World::new(Plan::default());
@@ -221,11 +224,12 @@ fn messages_to_another_tunnels_port() {
     world.b.wire_brings(0, &frame);
     expect(&mut world, true, Drop::UnknownIndex);
     let source = world.a.site.endpoint(0);
-    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(1), source, ecn: 0 }, &frame[42..]);
+    world.b.udp.push(Layer::Datagram { tunnel: TunnelId(1), source, ds: 0 }, &frame[42..]);
     world.settle();
     assert_eq!(world.b.drops(Drop::UnknownIndex), 2);
 }
 
+/// Section 6.1, Reject-After-Time and Reject-After-Messages, checked by the lane itself.
 #[test]
 fn expired_sessions_neither_send_nor_receive() {
     let mut world = World::new(Plan::default());
@@ -292,7 +296,7 @@ fn ports_without_room() {
 fn a_full_control_queue() {
     let mut world = World::new(Plan::default());
     world.b.control.full.store(true, Ordering::Relaxed);
-    let layer = Layer::Datagram { tunnel: TunnelId(0), source: world.a.site.endpoint(0), ecn: 0 };
+    let layer = Layer::Datagram { tunnel: TunnelId(0), source: world.a.site.endpoint(0), ds: 0 };
     world.b.udp.push(layer, [&[2, 0, 0, 0][..], &[0; 88]].concat());
     expect(&mut world, true, Drop::ControlQueueFull);
 }
@@ -322,7 +326,8 @@ fn refused_plaintexts_are_wiped() {
     }
 }
 
-/// The payload is authentic whatever the outer checksum says, but the sender's address is not.
+/// Section 2.1. The payload is authentic whatever the outer checksum says, but the sender's address is not:
+/// the kernel's checks are skipped by XDP.
 #[test]
 fn roaming_needs_right_checksums() {
     for (ipv6, checksum, right) in
@@ -342,7 +347,7 @@ fn roaming_needs_right_checksums() {
         let mut frame = Frame::new(bytes.leak(), 0);
         frame.set_range(0, range.end);
         let frames = [RxFrame { frame, layer: Layer::Ethernet(PortId(1)), origin: 1 }];
-        let message = Message { frame: 0, range, header, session, source, ecn: 0, outer: Some(14) };
+        let message = Message { frame: 0, range, header, session, source, ds: 0, outer: Some(14) };
         assert_eq!(inbound::endpoint(&message, &frames), right.then_some(Endpoint { remote: source }));
     }
 }

@@ -49,7 +49,7 @@ fn packets_wait_for_the_path() {
     }
 }
 
-/// At most 128 wait; the oldest are dropped and counted.
+/// The kernel's `MAX_STAGED_PACKETS`: at most 128 wait; the oldest are dropped and counted.
 #[test]
 fn the_oldest_waiting_packets_are_dropped() {
     let mut world = World::new(Plan::default());

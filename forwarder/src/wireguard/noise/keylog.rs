@@ -19,9 +19,9 @@ pub struct HandshakeSecrets {
 impl HandshakeSecrets {
     pub(in super::super) fn new(identity: &Identity, peer: &PeerKeys, ephemeral: &StaticSecret) -> Self {
         Self {
-            local_static: identity.secret.to_bytes().into(),
+            local_static: Secret::new(identity.secret.to_bytes()),
             remote_static: peer.public,
-            ephemeral: ephemeral.to_bytes().into(),
+            ephemeral: Secret::new(ephemeral.to_bytes()),
             preshared: peer.preshared.clone(),
         }
     }

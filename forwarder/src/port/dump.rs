@@ -1,0 +1,67 @@
+//! Packet memory, which has plaintext in it: core files leave it out.
+#![allow(unsafe_code)]
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+
+/// `len` bytes of zeros in pages of their own, which no core file holds. They are never given back.
+///
+/// # Panics
+/// When the system has no memory left.
+pub(super) fn pages(len: usize) -> &'static mut [u8] {
+    let whole = NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN);
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, which touches no other.
+    let memory = unsafe { mmap_anonymous(None, whole, access, MapFlags::MAP_PRIVATE) };
+    let memory = memory.expect("there is memory for packets").cast().as_ptr();
+    leave_out(memory, whole.get());
+    // SAFETY: the mapping has that many bytes, is zero, never unmapped and known to nobody else.
+    unsafe { std::slice::from_raw_parts_mut(memory, len) }
+}
+
+/// Has core files leave out the pages from `memory`, where a page begins, up to `len` bytes behind.
+///
+/// # Panics
+/// When they are not mapped.
+pub(super) fn leave_out(memory: *mut u8, len: usize) {
+    let memory = NonNull::new(memory.cast()).expect("packet memory is mapped");
+    // SAFETY: this advice changes neither what stands in memory nor who may reach it.
+    let advised = unsafe { madvise(memory, len, MmapAdvise::MADV_DONTDUMP) };
+    advised.expect("packet memory is mapped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags of the mapping that the byte lies in (`proc(5)`, smaps).
+    fn flags(byte: &u8) -> String {
+        let address = std::ptr::from_ref(byte).addr();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let contains = |line: &str| {
+            let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+            let [start, end] = [start, end].map(|hex| usize::from_str_radix(hex, 16));
+            Some((start.ok()?..end.ok()?).contains(&address))
+        };
+        let mut mapping = smaps.lines().skip_while(|line| contains(line) != Some(true));
+        mapping.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
+    }
+
+    /// `dd`: "do not include area into core dump". Other memory has it not.
+    #[test]
+    fn core_files_leave_packet_memory_out() {
+        let pages = pages(100_000);
+        assert!(pages.iter().all(|byte| *byte == 0));
+        pages.fill(7);
+        for byte in [&pages[0], &pages[99_999]] {
+            assert!(flags(byte).contains(" dd"), "{}", flags(byte));
+        }
+        let other = vec![1; 100_000];
+        assert!(!flags(&other[0]).contains(" dd"));
+        let mut arena = super::super::Arena::new(3, 2048);
+        let frame = arena.take().unwrap();
+        assert!(flags(&frame.into_parts().0[0]).contains(" dd"), "frames lie in such pages");
+    }
+}
