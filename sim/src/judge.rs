@@ -24,6 +24,8 @@ const PROMPT: Duration = Duration::from_millis(1500);
 const KEYS_GONE: Duration = REJECT_AFTER_TIME.saturating_mul(3);
 /// Wiping may be late by as much: the control thread's turn, and the lanes'.
 const WIPE_SLACK: Duration = Duration::from_secs(1);
+/// Lines of history that a violation comes with.
+const HISTORY: usize = 60;
 /// Every packet begins with this.
 const MARKER: [u8; 16] = *b"in clear: never!";
 
@@ -59,10 +61,15 @@ pub struct Violation {
     pub at: Time,
     /// What happened.
     pub what: String,
+    /// What happened before, latest last.
+    pub history: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.history {
+            writeln!(f, "{line}")?;
+        }
         write!(f, "{:?} at {:.3} s: {}", self.property, self.at.as_secs_f64(), self.what)
     }
 }
@@ -78,6 +85,7 @@ pub struct Judge {
     pub violation: Option<Violation>,
     /// Packets that were delivered.
     pub delivered: u64,
+    history: VecDeque<String>,
     lossless: bool,
     secrets: Vec<[u8; 32]>,
     links: Vec<Health>,
@@ -128,6 +136,7 @@ impl Judge {
             now: Time::ZERO,
             violation: None,
             delivered: 0,
+            history: VecDeque::new(),
             lossless: plan.lossless,
             secrets: plan.secrets(),
             links: vec![health; plan.links.len()],
@@ -140,6 +149,14 @@ impl Judge {
             nonces: HashSet::new(),
             handshake_sent: HashMap::new(),
         }
+    }
+
+    /// Notes what happened, for whoever must find out why something did not hold.
+    pub fn note(&mut self, what: impl fmt::Display) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(format!("{:10.3} s: {what}", self.now.as_secs_f64()));
     }
 
     /// Something that keeps the link from carrying data begins.
@@ -207,16 +224,20 @@ impl Judge {
 
     /// Looks for packets that should have been delivered.
     pub fn look_for_losses(&mut self) {
+        let mut lost = None;
         for queue in [&mut self.due, &mut self.due_later] {
             while let Some((_, number)) = queue.pop_front_if(|(until, _)| *until < self.now) {
                 let Packet { link, from, at, delivered } = self.packets[number];
                 let forgiven = self.links[link].trouble >= at || self.links[link].troubles > 0;
-                if !delivered && !forgiven && self.violation.is_none() {
-                    let property = if self.lossless { Property::NoLoss } else { Property::FlowsAfterHealing };
-                    let what = format!("link {link} loses what side {from} sent at {:.3} s", at.as_secs_f64());
-                    self.violation = Some(Violation { property, at: self.now, what });
+                if !delivered && !forgiven {
+                    lost = lost.or(Some((link, from, at)));
                 }
             }
+        }
+        if let Some((link, from, at)) = lost {
+            let property = if self.lossless { Property::NoLoss } else { Property::FlowsAfterHealing };
+            let what = format!("link {link} loses what side {from} sent at {:.3} s", at.as_secs_f64());
+            self.violated(property, what);
         }
     }
 
@@ -226,9 +247,9 @@ impl Judge {
         if self.sessions.get(&of).is_some_and(|known| known.session.as_ptr() == Arc::as_ptr(session)) {
             return;
         }
+        let (peer, seal_key) = (session.peer, fingerprint(session));
+        self.note(format_args!("site {site} peer {peer}: session as {:?}", session.role));
         let session = Arc::downgrade(session);
-        let peer = session.upgrade().map(|session| (session.peer, fingerprint(&session)));
-        let Some((peer, seal_key)) = peer else { return };
         self.keys.push(((site, life, peer), session.clone()));
         self.derived.insert((site, life, peer), self.now);
         self.sessions.insert(of, Known { session, born: self.now, seal_key });
@@ -257,6 +278,7 @@ impl Judge {
         if kind != TYPE_INITIATION && kind != TYPE_RESPONSE {
             return;
         }
+        self.note(format_args!("site {site} peer {peer}: sends handshake message {kind}"));
         let last = self.handshake_sent.insert((site, life, peer), decided);
         let early = last.is_some_and(|last| decided < last + REKEY_TIMEOUT);
         if early && kind == TYPE_INITIATION {
@@ -281,12 +303,11 @@ impl Judge {
     /// little longer.
     pub fn look_for_keys(&mut self, lives: &[Option<u32>]) {
         self.keys.retain(|(_, session)| session.strong_count() > 0);
-        for ((site, life, peer), _) in &self.keys {
-            let overdue = self.derived.get(&(*site, *life, *peer)).map(|at| *at + KEYS_GONE + WIPE_SLACK);
-            if lives[*site] == Some(*life) && overdue < Some(self.now) && self.violation.is_none() {
-                let what = format!("site {site} still has keys of peer {peer}");
-                self.violation = Some(Violation { property: Property::WipedAt540, at: self.now, what });
-            }
+        let overdue = |(of, _): &&(Of<PeerId>, _)| {
+            lives[of.0] == Some(of.1) && self.now > self.derived[of] + KEYS_GONE + WIPE_SLACK
+        };
+        if let Some(((site, _, peer), _)) = self.keys.iter().find(overdue) {
+            self.violated(Property::WipedAt540, format!("site {site} still has keys of peer {peer}"));
         }
     }
 
@@ -314,8 +335,12 @@ impl Judge {
         }
     }
 
-    fn violated(&mut self, property: Property, what: String) {
-        self.violation.get_or_insert(Violation { property, at: self.now, what });
+    /// Something does not hold; the first one counts.
+    pub fn violated(&mut self, property: Property, what: String) {
+        if self.violation.is_none() {
+            let history = self.history.drain(..).collect();
+            self.violation = Some(Violation { property, at: self.now, what, history });
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Datagram {
 }
 
 /// What happens to packets now.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     /// Share of packets that are lost.
     pub loss: f64,

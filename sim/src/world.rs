@@ -224,6 +224,7 @@ impl World {
 
     fn start(&mut self, site: usize) {
         let now = self.judge.now;
+        self.judge.note(format_args!("site {site} starts"));
         let back = self.plan.clocks_go_back;
         self.sites[site].start(&self.plan.sites[site], now, back, &mut self.rng);
         self.wake_soon(site);
@@ -327,6 +328,7 @@ impl World {
     }
 
     fn accepted_handshake(&mut self, site: usize, life: u32, mail: Mail) {
+        self.judge.note(format_args!("site {site}: accepts handshake message {}", mail.message[0]));
         if mail.replayed {
             self.judge.replay_accepted(site, "a handshake message");
         }
@@ -438,10 +440,12 @@ impl World {
             let mute = Some(self.rng.random_range(0..self.sites.len()));
             self.network.weather = Weather { mute, ..Weather::default() };
         }
+        self.judge.note(format_args!("{:?}", self.network.weather));
         self.after(2.0..200.0, Event::Calm);
     }
 
     fn calm(&mut self) {
+        self.judge.note("calm");
         self.network.weather = Weather::default();
         (0..self.plan.links.len()).for_each(|link| self.judge.trouble_ends(link));
         self.after(60.0..600.0, Event::Storm);
@@ -452,6 +456,7 @@ impl World {
     fn talk(&mut self, link: usize) {
         let (talk, length) = self.talks[link].next(&self.plan, &mut self.rng);
         self.talks[link] = talk;
+        self.judge.note(format_args!("link {link}: sides speak {:?}", talk.speaks));
         self.judge.talking(link, talk.speaks != [false; 2]);
         for side in 0..2 {
             if talk.speaks[side] {
@@ -472,6 +477,7 @@ impl World {
             0 => {
                 links_of(&self.plan, site).for_each(|link| self.judge.trouble_begins(link));
                 self.sites[site].stop();
+                self.judge.note(format_args!("site {site} stops"));
                 self.summary.restarts += 1;
                 let down = self.random(0.0..30.0);
                 self.schedule(down, Event::Start { site });
@@ -481,12 +487,14 @@ impl World {
                 links_of(&self.plan, site).for_each(|link| self.judge.trouble_begins(link));
                 let length = self.random(1.0..400.0);
                 self.sites[site].sleep(now, length);
+                self.judge.note(format_args!("site {site} sleeps {:.3} s", length.as_secs_f64()));
                 self.summary.sleeps += 1;
                 self.schedule(length, Event::Wake { site });
             }
             _ if self.plan.nat => {
                 (0..self.plan.links.len()).for_each(|link| self.judge.trouble(link));
                 self.network.rebind(&mut self.rng);
+                self.judge.note("the NAT forgets");
                 self.summary.rebindings += 1;
             }
             _ => {}
@@ -501,8 +509,7 @@ impl World {
         let lives: Vec<_> = self.sites.iter().map(awake).collect();
         self.judge.look_for_keys(&lives);
         if now >= LIMIT {
-            let what = format!("only {} rekeys", self.rekeys());
-            self.judge.violation.get_or_insert(Violation { property: Property::FlowsAfterHealing, at: now, what });
+            self.judge.violated(Property::FlowsAfterHealing, format!("only {} rekeys", self.rekeys()));
         }
     }
 

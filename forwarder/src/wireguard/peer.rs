@@ -149,6 +149,7 @@ impl Peer {
         let remote_index = received.sender;
         let (response, keys) =
             received.respond(&self.keys, index.value(), cx.rng).ok_or(Refusal::Unauthenticated)?;
+        self.promote_confirmed(cx);
         // Simultaneous initiations cancel each other: ours may not be answered any more.
         self.pending = None;
         self.previous = None;
@@ -174,7 +175,11 @@ impl Peer {
             return Err(Refusal::Unauthenticated);
         };
         let session = self.derive(cx, pending.index, message.sender, keys, Role::Initiator);
-        self.previous = self.next.take().or(self.current.take());
+        self.promote_confirmed(cx);
+        // The peer goes on sending with current. A next that it has not used for the 5 s before our initiation
+        // comes from initiations that crossed; the kernel keeps that one instead, and loses packets.
+        let crossed = self.next.take();
+        self.previous = self.current.take().filter(|held| held.session.receivable(cx.now)).or(crossed);
         self.current = Some(session);
         self.complete(cx);
         self.heard_from(cx, source);
@@ -202,11 +207,7 @@ impl Peer {
         if let Some(candidate) = self.traffic.source.take() {
             self.roam(cx, candidate.remote);
         }
-        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
-            self.previous = self.current.take();
-            self.current = self.next.take();
-            self.complete(cx);
-        }
+        self.promote_confirmed(cx);
         if self.must_rekey(cx.now) {
             self.start_handshake(cx);
         }
@@ -302,6 +303,15 @@ impl Peer {
         let id = SessionId { tunnel: cx.tunnel, peer: self.id, local_index: index.value(), remote_index };
         let session = Session::new(id, keys, role, cx.now, Arc::clone(&self.traffic));
         Held { session: Arc::new(session), _index: index }
+    }
+
+    /// The responder's next session becomes current when the peer has used it.
+    fn promote_confirmed(&mut self, cx: &mut Context<'_>) {
+        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
+            self.previous = self.current.take();
+            self.current = self.next.take();
+            self.complete(cx);
+        }
     }
 
     fn complete(&mut self, cx: &mut Context<'_>) {

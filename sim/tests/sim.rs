@@ -1,0 +1,41 @@
+//! The protocol on simulated networks; and each property on a gateway that has a bug.
+
+use sim::campaign::run_all;
+use sim::{Bug, run};
+
+/// Any seed may be added here that once failed.
+const SEEDS: u64 = 1000;
+/// Every planted bug shows within as many seeds.
+const ENOUGH: u64 = 200;
+
+#[test]
+fn what_must_hold_does() {
+    let outcome = run_all(0..SEEDS, None, |_| {});
+    if let Some((seed, violation)) = outcome.failure {
+        panic!("seed {seed}: {violation}\nagain: cargo xtask sim --seeds 1 --seed {seed}");
+    }
+    let total = outcome.total;
+    assert_eq!(outcome.seeds, SEEDS);
+    assert!(total.time.as_secs() >= SEEDS * 3600 && total.rekeys >= SEEDS * 10, "{total:?}");
+    for often in [total.delivered, total.replays, total.restarts, total.sleeps, total.clock_steps] {
+        assert!(often >= SEEDS, "too little happens: {total:?}");
+    }
+    assert!(total.rebindings > 0, "{total:?}");
+}
+
+#[test]
+fn every_planted_bug_violates_its_property() {
+    for bug in Bug::ALL {
+        let failure = run_all(0..ENOUGH, Some(bug), |_| {}).failure;
+        let (seed, violation) = failure.unwrap_or_else(|| panic!("{ENOUGH} seeds do not show {bug:?}"));
+        assert_eq!(violation.property, bug.violates(), "{bug:?}, seed {seed}: {violation}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    for seed in 0..4 {
+        assert_eq!(run(seed, None).ok(), run(seed, None).ok());
+    }
+    assert_ne!(run(0, None).ok(), run(1, None).ok());
+}
