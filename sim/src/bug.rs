@@ -7,8 +7,8 @@ use crate::Property;
 pub enum Bug {
     /// A lane delivers authentic messages without asking the replay window.
     NoReplayWindow,
-    /// Timers run up to a minute late.
-    LateTimers,
+    /// Lanes never hear that a peer's endpoint has moved.
+    EndpointsStay,
     /// Each initiation is sent again a second later, to be sure.
     RepeatedInitiations,
     /// A lane now and then seals a packet with the counter of the one before.
@@ -35,7 +35,7 @@ impl Bug {
     /// All of them.
     pub const ALL: [Self; 12] = [
         Self::NoReplayWindow,
-        Self::LateTimers,
+        Self::EndpointsStay,
         Self::RepeatedInitiations,
         Self::CounterTwice,
         Self::SleepingClock,
@@ -52,7 +52,7 @@ impl Bug {
     pub fn violates(self) -> Property {
         match self {
             Self::NoReplayWindow => Property::DeliveredOnce,
-            Self::LateTimers => Property::FlowsAfterHealing,
+            Self::EndpointsStay => Property::FlowsAfterHealing,
             Self::RepeatedInitiations => Property::InitiationsAreRare,
             Self::CounterTwice => Property::NonceOnce,
             Self::SleepingClock | Self::AcceptsExpired => Property::ExpiresAt180,

@@ -20,6 +20,8 @@ use crate::{Bug, Time};
 
 /// Lanes of a gateway; any of them may get any message.
 pub const LANES: usize = 2;
+/// How late a turn may begin after something called for it, and a lane may take what was published.
+pub const LATENCY: Duration = Duration::from_millis(20);
 /// Handshake messages that may wait for the control thread.
 const MAX_MAIL: usize = 4096;
 
@@ -206,7 +208,9 @@ impl Gateway {
             }
         }
         for (path, peer) in self.paths.iter_mut().zip(0..) {
-            path.endpoint = self.tunnels[path.tunnel.index()].status(PeerId(peer)).and_then(|s| s.endpoint);
+            if path.endpoint.is_none() || self.bug != Some(Bug::EndpointsStay) {
+                path.endpoint = self.tunnels[path.tunnel.index()].status(PeerId(peer)).and_then(|s| s.endpoint);
+            }
         }
     }
 
@@ -228,6 +232,3 @@ impl Gateway {
         snapshot
     }
 }
-
-/// How late a turn may begin after something called for it, and a lane may take what was published.
-pub const LATENCY: Duration = Duration::from_millis(20);

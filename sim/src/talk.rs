@@ -28,9 +28,10 @@ impl Talk {
         };
         let seconds = match (speaks, rng.random_range(0..10)) {
             ([false, false], 0) => rng.random_range(500.0..1000.0),
-            ([false, false], 1..4) => rng.random_range(100.0..200.0),
-            ([false, false], _) => rng.random_range(2.0..60.0),
-            _ => rng.random_range(20.0..400.0),
+            ([false, false], 1..5) => rng.random_range(110.0..190.0),
+            ([false, false], _) => rng.random_range(2.0..110.0),
+            (_, 0) => rng.random_range(100.0..600.0),
+            _ => rng.random_range(10.0..100.0),
         };
         (Self { speaks, phase: self.phase + 1 }, Duration::from_secs_f64(seconds))
     }

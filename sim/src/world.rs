@@ -308,8 +308,7 @@ impl World {
         if gateway.has_work() {
             self.wake_soon(site);
         } else if let Some(boot) = gateway.deadline() {
-            let late = if self.bug == Some(Bug::LateTimers) { self.random(0.0..60.0) } else { Time::ZERO };
-            let at = self.sites[site].when(boot).max(now) + late;
+            let at = self.sites[site].when(boot).max(now);
             self.wake(site, at);
         }
     }
