@@ -21,7 +21,7 @@ use crate::{Bug, Time};
 /// Lanes of a gateway; any of them may get any message.
 pub const LANES: usize = 2;
 /// How late a turn may begin after something called for it, and a lane may take what was published.
-pub const LATENCY: Duration = Duration::from_millis(20);
+pub const LATENCY: Duration = Duration::from_millis(50);
 /// Handshake messages that may wait for the control thread.
 const MAX_MAIL: usize = 4096;
 
@@ -93,7 +93,8 @@ impl Gateway {
     /// A process that has just started; it greets its peers.
     pub fn new(plan: &SitePlan, clocks: Clocks, mut rng: StdRng, bug: Option<Bug>) -> Self {
         let shared = Arc::<Shared>::default();
-        let memory = || if bug == Some(Bug::TunnelsShareNothing) { Arc::default() } else { Arc::clone(&shared) };
+        let memory =
+            || if bug == Some(Bug::TunnelsShareNothing) { Arc::default() } else { Arc::clone(&shared) };
         let mut tunnels: Vec<_> = (0..plan.tunnels)
             .map(|id| Tunnel::new(TunnelId(id), &plan.key, memory(), clocks.boot, &mut rng))
             .collect();
@@ -209,7 +210,8 @@ impl Gateway {
         }
         for (path, peer) in self.paths.iter_mut().zip(0..) {
             if path.endpoint.is_none() || self.bug != Some(Bug::EndpointsStay) {
-                path.endpoint = self.tunnels[path.tunnel.index()].status(PeerId(peer)).and_then(|s| s.endpoint);
+                path.endpoint =
+                    self.tunnels[path.tunnel.index()].status(PeerId(peer)).and_then(|s| s.endpoint);
             }
         }
     }
@@ -223,7 +225,10 @@ impl Gateway {
         };
         let snapshot = Arc::new(Snapshot {
             generation: self.generation,
-            sessions: (0..self.paths.len() as u32).flat_map(|peer| self.sessions(PeerId(peer))).cloned().collect(),
+            sessions: (0..self.paths.len() as u32)
+                .flat_map(|peer| self.sessions(PeerId(peer)))
+                .cloned()
+                .collect(),
             paths: self.paths.iter().map(path).collect(),
         });
         if self.bug == Some(Bug::HoardsSnapshots) {

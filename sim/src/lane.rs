@@ -197,7 +197,12 @@ impl Lane {
     fn leak(&self, waiter: &Waiter) -> Option<Sent> {
         let path = self.snapshot.paths.get(waiter.peer.index())?;
         let (to, message) = (path.endpoint?, waiter.packet.clone());
-        (self.bug == Some(Bug::SendsInClear)).then_some(Sent { tunnel: path.tunnel, to, message, sealed: None })
+        (self.bug == Some(Bug::SendsInClear)).then_some(Sent {
+            tunnel: path.tunnel,
+            to,
+            message,
+            sealed: None,
+        })
     }
 }
 

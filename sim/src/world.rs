@@ -119,7 +119,14 @@ enum Event {
     /// A lane takes a snapshot.
     Take { site: usize, life: u32, lane: usize, snapshot: Arc<Snapshot>, keepalives: Vec<PeerId> },
     /// With [`Bug::RepeatedInitiations`].
-    Repeat { site: usize, life: u32, peer: PeerId, tunnel: TunnelId, to: std::net::SocketAddr, message: Vec<u8> },
+    Repeat {
+        site: usize,
+        life: u32,
+        peer: PeerId,
+        tunnel: TunnelId,
+        to: std::net::SocketAddr,
+        message: Vec<u8>,
+    },
     /// A link's next phase begins.
     Talk { link: usize },
     /// A side sends a packet.
@@ -314,7 +321,9 @@ impl World {
     }
 
     fn send_handshakes(&mut self, site: usize, life: u32, decided: Time) {
-        while let Some((tunnel, transmit)) = self.living(site, life).and_then(|gateway| gateway.next_transmit()) {
+        while let Some((tunnel, transmit)) =
+            self.living(site, life).and_then(|gateway| gateway.next_transmit())
+        {
             let Some(peer) = transmit.peer else { continue };
             let message = transmit.payload;
             self.judge.handshake(site, life, peer, decided, &message);
@@ -337,7 +346,14 @@ impl World {
 
     // Lanes.
 
-    fn take(&mut self, site: usize, life: u32, lane: usize, snapshot: Arc<Snapshot>, keepalives: Vec<PeerId>) {
+    fn take(
+        &mut self,
+        site: usize,
+        life: u32,
+        lane: usize,
+        snapshot: Arc<Snapshot>,
+        keepalives: Vec<PeerId>,
+    ) {
         if let Some(at) = self.asleep(site) {
             return self.schedule_at(at, Event::Take { site, life, lane, snapshot, keepalives });
         }
@@ -398,7 +414,9 @@ impl World {
         let boot = self.sites[site].clocks(now).boot;
         let Datagram { from: source, message, replayed, .. } = datagram;
         let Some(gateway) = &mut self.sites[site].gateway else { return };
-        if [INITIATION_LEN, RESPONSE_LEN, COOKIE_REPLY_LEN].contains(&message.len()) && message[0] != TYPE_DATA {
+        if [INITIATION_LEN, RESPONSE_LEN, COOKIE_REPLY_LEN].contains(&message.len())
+            && message[0] != TYPE_DATA
+        {
             gateway.post(Mail { tunnel, source, message, replayed });
             return self.wake_soon(site);
         }

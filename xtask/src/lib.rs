@@ -8,6 +8,7 @@ pub mod install;
 pub mod lab;
 pub mod lab_kernel;
 pub mod progress;
+pub mod sim;
 pub mod test;
 pub mod uml;
 pub mod workspace;
