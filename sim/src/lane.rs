@@ -99,8 +99,8 @@ impl Lane {
         if newer {
             for waiter in std::mem::take(&mut self.waiting) {
                 let in_vain = now.since(waiter.since) > REKEY_ATTEMPT_TIME;
-                let ready = self.way(now, waiter.peer).is_some();
-                if !in_vain && !(ready && self.bug == Some(Bug::DropsWaiting)) {
+                let bug = self.bug == Some(Bug::DropsWaiting) && self.way(now, waiter.peer).is_some();
+                if !in_vain && !bug {
                     self.send_or_wait(now, waiter, &mut out);
                 }
             }

@@ -82,7 +82,7 @@ impl Network {
         site: usize,
         tunnel: TunnelId,
         to: SocketAddr,
-        message: Vec<u8>,
+        message: &[u8],
         rng: &mut StdRng,
     ) -> Vec<(Duration, Datagram)> {
         let from = self.outside(site, tunnel);
@@ -90,7 +90,7 @@ impl Network {
         let mut arriving = Vec::with_capacity(copies);
         for _ in 0..copies {
             if self.weather.mute != Some(site) && !rng.random_bool(self.weather.loss) {
-                let datagram = Datagram { from, to, message: message.clone(), replayed: false };
+                let datagram = Datagram { from, to, message: message.to_owned(), replayed: false };
                 arriving.push((self.travel(rng), datagram));
             }
         }
@@ -121,7 +121,7 @@ impl Network {
             time += Duration::from_secs(2).mul_f64(rng.random());
         }
         if rng.random_bool(self.weather.straggling) {
-            time += Duration::from_secs(600).mul_f64(rng.random());
+            time += Duration::from_mins(10).mul_f64(rng.random());
         }
         time
     }

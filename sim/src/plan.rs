@@ -25,8 +25,6 @@ pub struct Plan {
     pub nat: bool,
     /// A site's wall clock may go back while it restarts.
     pub clocks_go_back: bool,
-    /// Links may carry data in one direction only.
-    pub one_way: bool,
     /// The least one-way delay.
     pub delay: Duration,
     /// Up to this much is added to it; zero keeps packets in order.
@@ -81,8 +79,6 @@ impl Plan {
             lossless,
             nat,
             clocks_go_back,
-            // A peer that a NAT or its own clock hides is only found again when both sides speak.
-            one_way: !nat && !clocks_go_back,
             delay,
             jitter,
             duplicates: if rng.random() { 0.0 } else { rng.random_range(0.0..0.3) },
@@ -137,6 +133,12 @@ impl Plan {
         site.tunnels = site.tunnels.max(tunnel.0 + 1);
         site.peers.push(PeerPlan { tunnel, config, link, side: usize::from(far != HUB) });
         id
+    }
+
+    /// Whether links may carry data in one direction only: a peer that a NAT or its own clock hides is only
+    /// found again when both sides speak.
+    pub fn one_way(&self) -> bool {
+        !self.nat && !self.clocks_go_back
     }
 
     /// Secrets that must never be seen on the wire, whole.

@@ -52,20 +52,19 @@ impl Site {
     pub fn clocks(&mut self, now: Time) -> Clocks {
         let wall = self.wall + now;
         self.greatest_wall = self.greatest_wall.max(wall);
-        let lost = if self.bug == Some(Bug::SleepingClock) { self.slept } else { Duration::ZERO };
-        Clocks { boot: Boottime(self.booted + now - lost), wall: Wall(wall) }
+        let boot = (self.booted + now).saturating_sub(self.lost());
+        Clocks { boot: Boottime(boot), wall: Wall(wall) }
     }
 
     /// The time of the simulation at which the site's boot time is `boot`.
     pub fn when(&self, boot: Boottime) -> Time {
-        let lost = if self.bug == Some(Bug::SleepingClock) { self.slept } else { Duration::ZERO };
-        (boot.0 + lost).saturating_sub(self.booted)
+        (boot.0 + self.lost()).saturating_sub(self.booted)
     }
 
     /// Sets the wall clock to something else.
     pub fn set_clock(&mut self, rng: &mut StdRng) {
         let step = STEP.mul_f64(rng.random());
-        self.wall = if rng.random() { self.wall + step } else { self.wall - step };
+        self.wall = if rng.random() { self.wall + step } else { self.wall.saturating_sub(step) };
     }
 
     /// Starts a process. Unless `clocks_go_back`, its clock is ahead of all that the one before has read.
@@ -75,7 +74,7 @@ impl Site {
         if clocks_go_back {
             self.set_clock(rng);
         } else if self.wall + now < self.greatest_wall + AHEAD {
-            self.wall = self.greatest_wall + AHEAD - now;
+            self.wall = (self.greatest_wall + AHEAD).saturating_sub(now);
         }
         let clocks = self.clocks(now);
         self.gateway = Some(Gateway::new(plan, clocks, StdRng::from_rng(rng), self.bug));
@@ -96,6 +95,11 @@ impl Site {
     /// Whether nothing runs on it.
     pub fn is_asleep(&self, now: Time) -> bool {
         now < self.asleep_until
+    }
+
+    /// By how much the boot time is behind, which it never should be.
+    fn lost(&self) -> Duration {
+        if self.bug == Some(Bug::SleepingClock) { self.slept } else { Duration::ZERO }
     }
 }
 

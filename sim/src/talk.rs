@@ -22,8 +22,8 @@ impl Talk {
         let spoke = self.speaks != [false; 2];
         let speaks = match rng.random_range(0..4) {
             _ if spoke && rng.random_bool(0.7) => [false; 2],
-            0 if plan.one_way => [true, false],
-            1 if plan.one_way => [false, true],
+            0 if plan.one_way() => [true, false],
+            1 if plan.one_way() => [false, true],
             _ => [true; 2],
         };
         let seconds = match (speaks, rng.random_range(0..10)) {

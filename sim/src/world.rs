@@ -1,20 +1,23 @@
 //! One simulation: a queue of events in virtual time, and what happens at each.
 
+mod fate;
+mod threads;
+
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forwarder::id::{PeerId, TunnelId};
-use forwarder::wireguard::message::{COOKIE_REPLY_LEN, INITIATION_LEN, RESPONSE_LEN, TYPE_DATA};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::gateway::{LANES, LATENCY, Mail};
+use crate::gateway::Gateway;
 use crate::judge::{Judge, Violation};
-use crate::lane::{Output, Snapshot};
-use crate::network::{Datagram, Network, Weather};
-use crate::observer::{Observer, Seen};
+use crate::lane::Snapshot;
+use crate::network::{Datagram, Network};
+use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::site::{Site, links_of};
 use crate::talk::Talk;
@@ -119,14 +122,7 @@ enum Event {
     /// A lane takes a snapshot.
     Take { site: usize, life: u32, lane: usize, snapshot: Arc<Snapshot>, keepalives: Vec<PeerId> },
     /// With [`Bug::RepeatedInitiations`].
-    Repeat {
-        site: usize,
-        life: u32,
-        peer: PeerId,
-        tunnel: TunnelId,
-        to: std::net::SocketAddr,
-        message: Vec<u8>,
-    },
+    Repeat { site: usize, life: u32, peer: PeerId, tunnel: TunnelId, to: SocketAddr, message: Vec<u8> },
     /// A link's next phase begins.
     Talk { link: usize },
     /// A side sends a packet.
@@ -196,7 +192,7 @@ impl World {
             Event::Repeat { site, life, peer, tunnel, to, message } => {
                 let now = self.judge.now;
                 self.judge.handshake(site, life, peer, now, &message);
-                self.transmit(site, tunnel, to, message);
+                self.transmit(site, tunnel, to, &message);
             }
             Event::Talk { link } => self.talk(link),
             Event::Offer { link, side, phase } => self.offer(link, side, phase),
@@ -237,287 +233,6 @@ impl World {
         self.wake_soon(site);
     }
 
-    // Control threads.
-
-    /// Has the site's control thread begin a turn as soon as it can.
-    fn wake_soon(&mut self, site: usize) {
-        let at = self.judge.now + LATENCY.mul_f64(self.rng.random());
-        self.wake(site, at);
-    }
-
-    fn wake(&mut self, site: usize, at: Time) {
-        let life = self.sites[site].life;
-        let Some(gateway) = &mut self.sites[site].gateway else { return };
-        if !gateway.in_turn && gateway.wakes.is_none_or(|wakes| at < wakes) {
-            gateway.wakes = Some(at);
-            self.schedule_at(at, Event::Turn { site, life });
-        }
-    }
-
-    fn turn(&mut self, site: usize, life: u32) {
-        let now = self.judge.now;
-        let Site { gateway: Some(gateway), asleep_until, life: present, .. } = &mut self.sites[site] else {
-            return;
-        };
-        if *present != life || gateway.in_turn || gateway.wakes != Some(now) {
-            return;
-        }
-        if now < *asleep_until {
-            gateway.wakes = None;
-            let at = *asleep_until;
-            return self.wake(site, at);
-        }
-        let clocks = self.sites[site].clocks(now);
-        let Some(gateway) = &mut self.sites[site].gateway else { return };
-        gateway.wakes = None;
-        gateway.in_turn = true;
-        let begun = gateway.begin_turn(clocks);
-        for peer in &self.plan.sites[site].peers {
-            gateway.sessions(peer.config.id).for_each(|session| self.judge.session(site, life, session));
-            self.judge.endpoint(site, gateway.endpoint(peer.config.id));
-        }
-        for mail in begun.accepted {
-            self.accepted_handshake(site, life, mail);
-        }
-        if self.bug == Some(Bug::SendsBeforePublished) {
-            self.send_handshakes(site, life, now);
-        }
-        let latest = begun.snapshot.map(|snapshot| self.publish(site, life, &snapshot, Vec::new()));
-        self.schedule_at(latest.unwrap_or(now), Event::Settled { site, life, begun: now });
-    }
-
-    /// Has every lane take the snapshot; returns when the last one does.
-    fn publish(&mut self, site: usize, life: u32, snapshot: &Arc<Snapshot>, keepalives: Vec<PeerId>) -> Time {
-        let mut keepalives = Some(keepalives);
-        let mut latest = self.judge.now;
-        for lane in 0..LANES {
-            let at = self.judge.now + LATENCY.mul_f64(self.rng.random());
-            let (snapshot, keepalives) = (Arc::clone(snapshot), keepalives.take().unwrap_or_default());
-            self.schedule_at(at, Event::Take { site, life, lane, snapshot, keepalives });
-            latest = latest.max(at);
-        }
-        latest
-    }
-
-    fn settled(&mut self, site: usize, life: u32, begun: Time) {
-        let now = self.judge.now;
-        if let Some(at) = self.asleep(site) {
-            return self.schedule_at(at, Event::Settled { site, life, begun });
-        }
-        let Some(gateway) = self.living(site, life) else { return };
-        let ended = gateway.end_turn();
-        self.send_handshakes(site, life, begun);
-        if let Some(ended) = ended {
-            self.publish(site, life, &ended.snapshot, ended.keepalives);
-        }
-        let Some(gateway) = self.living(site, life) else { return };
-        gateway.in_turn = false;
-        if gateway.has_work() {
-            self.wake_soon(site);
-        } else if let Some(boot) = gateway.deadline() {
-            let at = self.sites[site].when(boot).max(now);
-            self.wake(site, at);
-        }
-    }
-
-    fn send_handshakes(&mut self, site: usize, life: u32, decided: Time) {
-        while let Some((tunnel, transmit)) =
-            self.living(site, life).and_then(|gateway| gateway.next_transmit())
-        {
-            let Some(peer) = transmit.peer else { continue };
-            let message = transmit.payload;
-            self.judge.handshake(site, life, peer, decided, &message);
-            if self.bug == Some(Bug::RepeatedInitiations) && message.len() == INITIATION_LEN {
-                let (to, message) = (transmit.to, message.clone());
-                self.after(1.0..1.1, Event::Repeat { site, life, peer, tunnel, to, message });
-            }
-            self.transmit(site, tunnel, transmit.to, message);
-        }
-    }
-
-    fn accepted_handshake(&mut self, site: usize, life: u32, mail: Mail) {
-        self.judge.note(format_args!("site {site}: accepts handshake message {}", mail.message[0]));
-        if mail.replayed {
-            self.judge.replay_accepted(site, "a handshake message");
-        }
-        let Mail { tunnel, source, message, .. } = mail;
-        self.observer.see(Seen { site, tunnel, life, source, message }, &mut self.rng);
-    }
-
-    // Lanes.
-
-    fn take(
-        &mut self,
-        site: usize,
-        life: u32,
-        lane: usize,
-        snapshot: Arc<Snapshot>,
-        keepalives: Vec<PeerId>,
-    ) {
-        if let Some(at) = self.asleep(site) {
-            return self.schedule_at(at, Event::Take { site, life, lane, snapshot, keepalives });
-        }
-        let boot = self.sites[site].clocks(self.judge.now).boot;
-        let Some(gateway) = self.living(site, life) else { return };
-        let output = gateway.lanes[lane].take(boot, snapshot, &keepalives);
-        self.output(site, life, output);
-    }
-
-    fn offer(&mut self, link: usize, side: Side, phase: u32) {
-        let now = self.judge.now;
-        if self.talks[link].phase != phase {
-            return;
-        }
-        let pause = Talk::pause(self.judge.is_proving(link), &mut self.rng);
-        self.schedule_at(now + pause, Event::Offer { link, side, phase });
-        let (site, peer) = self.plan.links[link].ends[side];
-        let (boot, life) = (self.sites[site].clocks(now).boot, self.sites[site].life);
-        if self.sites[site].is_asleep(now) {
-            return;
-        }
-        let lane = self.rng.random_range(0..LANES);
-        let Some(gateway) = &mut self.sites[site].gateway else { return };
-        let packet = self.judge.offer(link, side);
-        let output = gateway.lanes[lane].offer(boot, peer, packet);
-        self.output(site, life, output);
-    }
-
-    fn output(&mut self, site: usize, life: u32, output: Output) {
-        for sent in output.sent {
-            self.judge.sent(site, life, &sent);
-            self.transmit(site, sent.tunnel, sent.to, sent.message);
-        }
-        if let Some(gateway) = self.living(site, life).filter(|_| !output.wanted.is_empty()) {
-            gateway.want(&output.wanted);
-            self.wake_soon(site);
-        }
-    }
-
-    // The network.
-
-    fn transmit(&mut self, site: usize, tunnel: TunnelId, to: std::net::SocketAddr, message: Vec<u8>) {
-        for (time, datagram) in self.network.carry(site, tunnel, to, message, &mut self.rng) {
-            let straggler = time > self.plan.longest_delay();
-            self.schedule(time, Event::Arrive { datagram, straggler });
-        }
-    }
-
-    fn arrive(&mut self, datagram: Datagram, straggler: bool) {
-        if straggler {
-            (0..self.plan.links.len()).for_each(|link| self.judge.trouble(link));
-        }
-        let Some((site, tunnel)) = self.network.receiver(datagram.to) else { return };
-        let now = self.judge.now;
-        if self.sites[site].is_asleep(now) || tunnel.0 >= self.plan.sites[site].tunnels {
-            return;
-        }
-        let boot = self.sites[site].clocks(now).boot;
-        let Datagram { from: source, message, replayed, .. } = datagram;
-        let Some(gateway) = &mut self.sites[site].gateway else { return };
-        if [INITIATION_LEN, RESPONSE_LEN, COOKIE_REPLY_LEN].contains(&message.len())
-            && message[0] != TYPE_DATA
-        {
-            gateway.post(Mail { tunnel, source, message, replayed });
-            return self.wake_soon(site);
-        }
-        let lane = self.rng.random_range(0..LANES);
-        let Some(accepted) = gateway.lanes[lane].receive(boot, tunnel, source, &message) else { return };
-        let life = self.sites[site].life;
-        self.judge.accepted(site, life, accepted.session.local_index);
-        let peer = &self.plan.sites[site].peers[accepted.session.peer.index()];
-        if !accepted.packet.is_empty() {
-            self.judge.deliver(peer.link, peer.side, &accepted.packet);
-        }
-        if replayed && self.bug != Some(Bug::NoReplayWindow) {
-            self.judge.replay_accepted(site, "a data message");
-        }
-        self.observer.see(Seen { site, tunnel, life, source, message }, &mut self.rng);
-    }
-
-    fn replay(&mut self) {
-        let lives: Vec<u32> = self.sites.iter().map(|site| site.life).collect();
-        if let Some(datagram) = self.observer.replay(&self.plan, &self.network, &lives, &mut self.rng) {
-            self.summary.replays += 1;
-            self.schedule(Time::ZERO, Event::Arrive { datagram, straggler: false });
-        }
-        self.after(0.0..40.0, Event::Replay);
-    }
-
-    fn storm(&mut self) {
-        (0..self.plan.links.len()).for_each(|link| self.judge.trouble_begins(link));
-        let cut = self.rng.random_bool(0.4);
-        self.network.weather = Weather {
-            loss: if cut { 1.0 } else { self.rng.random_range(0.0..0.7) },
-            reordered: self.rng.random_range(0.0..0.3),
-            straggling: if self.rng.random_bool(0.3) { 0.02 } else { 0.0 },
-            mute: None,
-        };
-        if cut && self.rng.random() {
-            // Nobody is heard, or one site only.
-            let mute = Some(self.rng.random_range(0..self.sites.len()));
-            self.network.weather = Weather { mute, ..Weather::default() };
-        }
-        self.judge.note(format_args!("{:?}", self.network.weather));
-        self.after(2.0..200.0, Event::Calm);
-    }
-
-    fn calm(&mut self) {
-        self.judge.note("calm");
-        self.network.weather = Weather::default();
-        (0..self.plan.links.len()).for_each(|link| self.judge.trouble_ends(link));
-        self.after(60.0..600.0, Event::Storm);
-    }
-
-    // Sites and those who use them.
-
-    fn talk(&mut self, link: usize) {
-        let (talk, length) = self.talks[link].next(&self.plan, &mut self.rng);
-        self.talks[link] = talk;
-        self.judge.note(format_args!("link {link}: sides speak {:?}", talk.speaks));
-        self.judge.talking(link, talk.speaks != [false; 2]);
-        for side in 0..2 {
-            if talk.speaks[side] {
-                self.after(0.0..0.5, Event::Offer { link, side, phase: talk.phase });
-            }
-        }
-        self.schedule(length, Event::Talk { link });
-    }
-
-    fn mishap(&mut self) {
-        self.after(60.0..600.0, Event::Mishap);
-        let now = self.judge.now;
-        let site = self.rng.random_range(0..self.sites.len());
-        if self.sites[site].gateway.is_none() || self.sites[site].is_asleep(now) {
-            return;
-        }
-        match self.rng.random_range(0..3) {
-            0 => {
-                links_of(&self.plan, site).for_each(|link| self.judge.trouble_begins(link));
-                self.sites[site].stop();
-                self.judge.note(format_args!("site {site} stops"));
-                self.summary.restarts += 1;
-                let down = self.random(0.0..30.0);
-                self.schedule(down, Event::Start { site });
-                self.schedule(down, Event::Wake { site });
-            }
-            1 => {
-                links_of(&self.plan, site).for_each(|link| self.judge.trouble_begins(link));
-                let length = self.random(1.0..400.0);
-                self.sites[site].sleep(now, length);
-                self.judge.note(format_args!("site {site} sleeps {:.3} s", length.as_secs_f64()));
-                self.summary.sleeps += 1;
-                self.schedule(length, Event::Wake { site });
-            }
-            _ if self.plan.nat => {
-                (0..self.plan.links.len()).for_each(|link| self.judge.trouble(link));
-                self.network.rebind(&mut self.rng);
-                self.judge.note("the NAT forgets");
-                self.summary.rebindings += 1;
-            }
-            _ => {}
-        }
-    }
-
     fn inspect(&mut self) {
         self.schedule(INSPECTION, Event::Inspect);
         self.judge.look_for_losses();
@@ -530,10 +245,8 @@ impl World {
         }
     }
 
-    // Helpers.
-
     /// The gateway, if it is still the same process.
-    fn living(&mut self, site: usize, life: u32) -> Option<&mut crate::gateway::Gateway> {
+    fn living(&mut self, site: usize, life: u32) -> Option<&mut Gateway> {
         let site = &mut self.sites[site];
         site.gateway.as_mut().filter(|_| site.life == life)
     }
