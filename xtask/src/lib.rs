@@ -10,6 +10,7 @@ pub mod lab_kernel;
 pub mod progress;
 #[cfg(test)]
 mod protocol_table;
+pub mod sim;
 pub mod test;
 pub mod uml;
 pub mod workspace;

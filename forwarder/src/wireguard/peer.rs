@@ -205,12 +205,15 @@ impl Peer {
             .ok_or(Refusal::Unauthenticated)?;
         self.promote_confirmed(cx);
         // Simultaneous initiations cancel each other: ours may not be answered any more.
-        self.pending = None;
+        let crossed = self.pending.take().is_some();
         self.previous = None;
         self.next = Some(self.derive(cx, index, remote_index, keys, Role::Responder));
         cx.event(Event::Sessions(self.id));
         self.heard_from(cx, source);
         self.timers.response_sent(cx.now);
+        if crossed && cx.identity.public < self.keys.public {
+            self.timers.give_way(cx.now);
+        }
         if let Some(endpoint) = self.endpoint {
             self.send(cx, endpoint, &mut response.to_bytes());
         }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
@@ -15,6 +16,11 @@ use crate::clock::Boottime;
 use crate::id::{PeerId, TunnelId};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// Age at which nothing is sent with a session any more. The responder's is older by the time that its
+/// response travelled, and a message travels, too: what we sent later it might refuse. So it waits for the
+/// next session.
+const SEND_UNTIL: Duration = REJECT_AFTER_TIME.saturating_sub(Duration::from_secs(1));
 
 /// What a handshake yields.
 #[derive(Debug)]
@@ -99,7 +105,7 @@ impl Session {
     /// near the message limit; empty when the session is too old or spent. A drawn counter is used
     /// once or never.
     pub fn draw(&self, now: Boottime, n: u64) -> Range<u64> {
-        if self.expired(now) {
+        if self.age(now) >= SEND_UNTIL {
             return 0..0;
         }
         let mut next = self.sent.load(Relaxed);
@@ -114,12 +120,12 @@ impl Session {
 
     /// Whether [`Self::draw`] would yield a counter at `now`.
     pub fn sendable(&self, now: Boottime) -> bool {
-        !self.expired(now) && self.sent.load(Relaxed) < REJECT_AFTER_MESSAGES
+        self.age(now) < SEND_UNTIL && self.sent.load(Relaxed) < REJECT_AFTER_MESSAGES
     }
 
     /// Whether packets may still be opened with this session at `now`.
     pub fn receivable(&self, now: Boottime) -> bool {
-        !self.expired(now)
+        self.age(now) < REJECT_AFTER_TIME
     }
 
     /// Runs authentic counters through the replay window, under its lock, in order, and writes to
@@ -178,8 +184,8 @@ impl Session {
         self.sent.swap(messages, Relaxed)
     }
 
-    fn expired(&self, now: Boottime) -> bool {
-        now.since(self.created) >= REJECT_AFTER_TIME
+    fn age(&self, now: Boottime) -> Duration {
+        now.since(self.created)
     }
 
     fn confirm(&self) {
@@ -192,7 +198,6 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::time::Duration;
 
     use super::*;
 
@@ -206,14 +211,14 @@ mod tests {
         Boottime::from_nanos(5) + Duration::from_secs(seconds)
     }
 
-    /// Section 6.1, Reject-After-Time.
+    /// Section 6.1, Reject-After-Time; and a message must arrive before.
     #[test]
-    fn neither_sends_nor_receives_at_180_seconds() {
+    fn receives_for_180_seconds_and_sends_a_second_less() {
         let session = session();
-        let before = Boottime::from_nanos(at(180).nanos() - 1);
-        assert_eq!(session.draw(before, 3), 0..3);
-        assert!(session.receivable(before));
-        assert!(session.draw(at(180), 3).is_empty());
+        let before = |at: Boottime| Boottime::from_nanos(at.nanos() - 1);
+        assert!(session.sendable(before(at(179))) && session.receivable(before(at(180))));
+        assert_eq!(session.draw(before(at(179)), 3), 0..3);
+        assert!(session.draw(at(179), 3).is_empty() && !session.sendable(at(179)));
         assert!(!session.receivable(at(180)));
     }
 

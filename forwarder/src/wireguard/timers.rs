@@ -9,6 +9,9 @@ use crate::clock::Boottime;
 
 /// Unanswered initiations are repeated this often, and once more: 20 in all, as the kernel counts.
 const MAX_RETRIES: u32 = (REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs()) as u32;
+/// How much longer one side waits after initiations that crossed: more than jitter and travel, or they would
+/// cross again and again.
+const GIVE_WAY: Duration = Duration::from_secs(1);
 /// Keys are wiped when no new session came for this long.
 const WIPE_AFTER: Duration = REJECT_AFTER_TIME.saturating_mul(3);
 
@@ -88,6 +91,11 @@ impl Timers {
     pub(super) fn response_sent(&mut self, now: Boottime) {
         self.handshake_sent = Some(now);
         self.sent = Some(now);
+    }
+
+    /// Initiations crossed and cancelled each other, and the peer is to try again first.
+    pub(super) fn give_way(&mut self, now: Boottime) {
+        self.handshake_sent = Some(now + GIVE_WAY);
     }
 
     pub(super) fn handshake_heard(&mut self, now: Boottime) {
@@ -179,4 +187,27 @@ impl Wait {
 
 fn take_due(timer: &mut Option<Boottime>, now: Boottime) -> bool {
     timer.take_if(|at| *at <= now).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After initiations that crossed, one side may not initiate before the other's has arrived.
+    #[test]
+    fn who_gives_way_is_second() {
+        let at = |millis| Boottime::default() + Duration::from_millis(millis);
+        let jitter = Duration::from_millis(333);
+        let mut sides = [Timers::new(None), Timers::new(None)];
+        for timers in &mut sides {
+            timers.initiation_sent(at(0), jitter);
+            timers.response_sent(at(100));
+        }
+        sides[1].give_way(at(100));
+        assert!(sides[0].may_initiate(at(5100), jitter) && !sides[1].may_initiate(at(6099), jitter));
+        while sides[1].pop(at(6099)).is_some() {
+            assert!(!sides[1].may_initiate(at(6099), jitter));
+        }
+        assert_eq!(sides[1].next().map(|(at, _)| at), Some(at(6433)));
+    }
 }
