@@ -14,7 +14,7 @@ use tests::lab::{PATIENCE, lab, start_ready};
 use xtask::command::{Run as _, exists};
 use xtask::lab::address::lan6;
 use xtask::lab::gateway::Gateway;
-use xtask::lab::{Daemon, Lab, Options, Side, Wire, traffic};
+use xtask::lab::{Daemon, Lab, Options, Side, Wire};
 use xtask::test::not_run;
 use xtask::workspace;
 
@@ -36,15 +36,11 @@ fn tshark_reads_handshakes_and_packets() {
     let _b = start_ready(&lab, &lab.b, &[]).unwrap();
     let mut a = start(&lab, &keylog);
     a.wait_tunnels(PATIENCE).unwrap();
-    let (near, far) = (&lab.a.host, &lab.b.host);
+    let near = &lab.a.host;
     for size in ["-s 0", "-s 56", "-s 1392"] {
         near.run(&format!("ping -q -c 5 -i 0.05 {size} {}", lab.b.host_address())).unwrap();
     }
     near.run(&format!("ping -q -c 5 -i 0.05 -s 1372 {}", lan6(Side::B, 10))).unwrap();
-    let log = lab.directory().join("iperf3.log");
-    let run = traffic::tcp_between(far, (near, lab.a.host_address().into()), 1, 1, &log).unwrap();
-    assert!(run.mbps > 0.0);
-
     assert_eq!(fs::metadata(&keylog).unwrap().permissions().mode() & 0o777, 0o600);
     sleep(MINUTE);
     let warnings = a.daemon.output().unwrap().matches("can read all traffic").count();
@@ -62,12 +58,11 @@ fn tshark_reads_handshakes_and_packets() {
     assert_eq!(count("wg && icmp.type == 0"), 15);
     assert_eq!(count("wg && icmpv6.type == 128"), 5);
     assert_eq!(count("wg && icmpv6.type == 129"), 5);
-    assert!(count("wg && tcp.len > 1000") > 10);
-    assert_eq!(count("wg.type == 4 && !icmp && !icmpv6 && !tcp && !wg.keepalive"), 0, "something is unread");
+    assert_eq!(count("wg.type == 4 && !icmp && !icmpv6 && !wg.keepalive"), 0, "something is unread");
     assert_eq!(count("_ws.malformed || _ws.expert.severity == error"), 0);
 
     // Without the keys there is nothing to be read.
-    assert_eq!(tshark(&capture, None, "wg.handshake_ok == 1 || wg.static || wg && icmp || wg && tcp"), 0);
+    assert_eq!(tshark(&capture, None, "wg.handshake_ok == 1 || wg.static || wg && icmp"), 0);
 }
 
 #[test]
