@@ -66,7 +66,7 @@ make_sites() {
         ip -n $site link set wan up
         keys $site
     done
-    wg genpsk >$CONFIG/psk
+    (umask 077 && wg genpsk >$CONFIG/psk)
     make_lan a 10.1.0
     make_lan b 10.2.0
 }

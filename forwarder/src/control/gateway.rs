@@ -313,7 +313,7 @@ impl Gateway {
     /// Keys are written before the message that they read is sent.
     #[cfg(feature = "keylog")]
     fn log_keys(&mut self) {
-        let mut secrets = self.tunnels.values_mut().flat_map(|t| std::iter::from_fn(|| t.poll_secrets()));
+        let secrets = self.tunnels.values_mut().flat_map(|t| std::iter::from_fn(|| t.poll_secrets()));
         let Some(keylog) = &mut self.keylog else { return secrets.for_each(drop) };
         secrets.for_each(|secrets| keylog.write(&secrets));
         keylog.warn(clock::boottime());

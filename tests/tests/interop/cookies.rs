@@ -21,7 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn cookies_are_demanded_of_peers_and_given_to_them() {
     let programs = programs("cookies_are_demanded_of_peers_and_given_to_them", &Implementation::ALL);
     for program in &programs {
-        at_once([Side::A, Side::B], |flooded| under_flood(program, flooded));
+        // gotatun counts each source by itself: a flood from many is no load to it.
+        let demands = program.implementation != Implementation::Gotatun;
+        let flooded = [Side::A, Side::B].into_iter().take(1 + usize::from(demands));
+        at_once(flooded, |flooded| under_flood(program, flooded));
     }
 }
 
