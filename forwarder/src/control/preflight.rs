@@ -8,6 +8,7 @@ use anyhow::bail;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::plan::{self, Files, Planned};
+use crate::aead::{self, Engine};
 use crate::config::RunOptions;
 use crate::kernel::Link;
 use crate::kernel::capabilities::{Capabilities, Capability};
@@ -95,6 +96,8 @@ pub struct Ready {
 pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<Preflight> {
     let mut this = Preflight::default();
     let capabilities = this.take("capabilities", capabilities(), |_| "all that are needed".into());
+    let engine = |engine: &Engine| format!("engine: {engine}");
+    this.take("aead", aead::choose(options.aead).map_err(one), engine);
     let tunnels = |files: &Files| format!("tunnels: {}", list(files.loaded.tunnels.iter().map(|t| &t.name)));
     let files = this.take("configuration", plan::files(options), tunnels);
     // Before the kernel is looked at: a forwarder that has just died is still being cleaned up after.

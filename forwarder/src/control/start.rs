@@ -19,6 +19,7 @@ use super::plan::{Planned, fwmark};
 use super::preflight::{Ready, TUN, preflight};
 use super::serve::{Running, Signals};
 use super::{routing, snapshots};
+use crate::aead;
 use crate::clock;
 use crate::config::{Guard, RunOptions, TunnelConfig};
 use crate::id::TunnelId;
@@ -45,6 +46,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let Ready { planned, lock, sockets, mut programs } = preflight(options, &kernel).await?.ready()?;
     let Planned { topology, configs, settings, view } = planned;
     print!("{topology}");
+    tracing::info!("AEAD engine: {}", aead::engine());
 
     let keep_guard = settings.guard == Guard::Keep;
     let _janitor = if keep_guard {
