@@ -1,6 +1,7 @@
 //! `ChaCha20` (RFC 8439, section 2.3): eight blocks in the lanes of sixteen registers, register `i` has
 //! word `i` of every block.
 
+#[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
 use super::super::plan::{BLOCK, Lanes, Run};
@@ -22,7 +23,10 @@ pub unsafe fn pass(sets: &[Lanes<LANES>]) {
     }
 }
 
-/// Words 0 to 15 of the first block's row, and of the others.
+/// Words 0 to 15 of the blocks, before the rounds.
+///
+/// # Safety
+/// There is a run, and keys can be read.
 #[target_feature(enable = "avx2,bmi2")]
 #[inline]
 unsafe fn start(runs: &Lanes<LANES>) -> [__m256i; 16] {

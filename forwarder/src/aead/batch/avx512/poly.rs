@@ -5,6 +5,7 @@
 //! leaves products of 52 bits each and sums of 64 far from their ends:
 //! `h0 < 2^51`, `h1 < 2^45`, `h2 < 2^43`, `r0, r1 < 2^44`, `r2 < 2^36`, `20 r1 < 2^49`, `20 r2 < 2^41`.
 
+#[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
 use super::super::GROUP;
@@ -46,34 +47,37 @@ struct Cursors {
 /// The processor has the features. The ciphertexts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    let split = packets.len().min(LANES);
-    let (first, second) = packets.split_at(split);
-    let mut a = unsafe { Group::new(&keys[..LANES]) };
-    let mut at_a = Cursors::new(first);
-    if second.is_empty() {
-        unsafe { a.blocks(&mut at_a) };
-        unsafe { a.ends(&mut at_a) };
-    } else {
-        let mut b = unsafe { Group::new(&keys[LANES..]) };
-        let mut at_b = Cursors::new(second);
-        unsafe {
+    let (first, second) = packets.split_at(packets.len().min(LANES));
+    let (keys_a, keys_b) = keys.split_at(LANES);
+    let (tags_a, tags_b) = tags.split_at_mut(first.len());
+    // SAFETY: the caller's promise; the cursors are those of the packets.
+    unsafe {
+        let (mut a, mut at_a) = (Group::new(keys_a), Cursors::new(first));
+        if second.is_empty() {
+            a.blocks(&mut at_a);
+        } else {
+            let (mut b, mut at_b) = (Group::new(keys_b), Cursors::new(second));
             both(&mut a, &mut at_a, &mut b, &mut at_b);
-            a.ends(&mut at_a);
             b.blocks(&mut at_b);
             b.ends(&mut at_b);
+            b.finish(keys_b, tags_b);
         }
-        unsafe { b.finish(&keys[LANES..], &mut tags[LANES..]) };
+        a.ends(&mut at_a);
+        a.finish(keys_a, tags_a);
     }
-    unsafe { a.finish(&keys[..LANES], &mut tags[..split]) };
 }
 
-/// Whole blocks, as long as every packet has one.
+/// Whole blocks of both groups in turn, as long as every packet has one.
+///
+/// # Safety
+/// The cursors are at texts that can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
 unsafe fn both(a: &mut Group, at_a: &mut Cursors, b: &mut Group, at_b: &mut Cursors) {
     let blocks = at_a.common().min(at_b.common());
     let (mut x, mut y) = (*a, *b);
     for i in 0..blocks {
+        // SAFETY: every packet has that many.
         unsafe {
             x.block(gather(&at_a.text, i * BLOCK));
             y.block(gather(&at_b.text, i * BLOCK));
@@ -85,9 +89,13 @@ unsafe fn both(a: &mut Group, at_a: &mut Cursors, b: &mut Group, at_b: &mut Curs
 }
 
 /// Eight blocks as their lower and their upper halves.
+///
+/// # Safety
+/// Each text has 16 bytes at `at`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
 unsafe fn gather(text: &[*const u8; LANES], at: usize) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
     let block = |i: usize| unsafe { _mm_loadu_si128(text[i].add(at).cast()) };
     let four = |i: usize| {
         let x = _mm512_castsi128_si512(block(i));
@@ -109,10 +117,11 @@ fn limbs([low, high]: [__m512i; 2]) -> [__m512i; 3] {
 }
 
 impl Group {
-    /// Eight packets whose keys' first halves are `r`.
+    /// Eight packets. `r` are the first 16 bytes of their keys.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    unsafe fn new(keys: &[[u64; 8]]) -> Self {
+    fn new(keys: &[[u64; 8]]) -> Self {
+        // SAFETY: there are eight keys of 64 bytes.
         let [low, high] = unsafe { gather(&std::array::from_fn(|i| keys[i].as_ptr().cast()), 0) };
         let low = _mm512_and_si512(low, _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(high, _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
@@ -161,12 +170,16 @@ impl Group {
     }
 
     /// Whole blocks, as long as every packet has one.
+    ///
+    /// # Safety
+    /// The cursors are at texts that can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     unsafe fn blocks(&mut self, at: &mut Cursors) {
         let mut x = *self;
         let blocks = at.common();
         for i in 0..blocks {
+            // SAFETY: every packet has that many.
             x.block(unsafe { gather(&at.text, i * BLOCK) });
         }
         *self = x;
@@ -174,6 +187,9 @@ impl Group {
     }
 
     /// The rest of every packet.
+    ///
+    /// # Safety
+    /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     unsafe fn ends(&mut self, at: &mut Cursors) {
@@ -184,6 +200,7 @@ impl Group {
                 mask |= u8::from(at.advance(i, text)) << i;
             }
             let before = self.h;
+            // SAFETY: a whole block of the text, or of the padded end.
             self.block(unsafe { gather(&text, 0) });
             for (h, before) in self.h.iter_mut().zip(before) {
                 *h = _mm512_mask_mov_epi64(before, mask, *h);
@@ -194,7 +211,7 @@ impl Group {
     /// The accumulators modulo 2^130 - 5, and the second halves of the keys, are the tags.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    unsafe fn finish(&self, keys: &[[u64; 8]], tags: &mut [[u8; 16]]) {
+    fn finish(&self, keys: &[[u64; 8]], tags: &mut [[u8; 16]]) {
         let (limb, top) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP));
         let add = |x, y| _mm512_add_epi64(x, y);
         let and = |x, y| _mm512_and_si512(x, y);
@@ -217,12 +234,14 @@ impl Group {
         let h2 = _mm512_mask_and_epi64(h2, reduce, g2, top);
         let low = _mm512_or_si512(h0, _mm512_slli_epi64::<44>(h1));
         let high = _mm512_or_si512(_mm512_srli_epi64::<20>(h1), _mm512_slli_epi64::<24>(h2));
+        // SAFETY: as in `new`.
         let [s_low, s_high] = unsafe { gather(&std::array::from_fn(|i| keys[i][2..].as_ptr().cast()), 0) };
         let low = add(low, s_low);
         let carry = _mm512_cmplt_epu64_mask(low, s_low);
         let high = add(high, s_high);
         let high = _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1));
         let mut words = [[0_u64; LANES]; 2];
+        // SAFETY: each has room for a register.
         unsafe {
             _mm512_storeu_si512(words[0].as_mut_ptr().cast(), low);
             _mm512_storeu_si512(words[1].as_mut_ptr().cast(), high);
@@ -235,8 +254,11 @@ impl Group {
 
 impl Cursors {
     /// Lanes without a packet read the first one's text as often as it can be read.
-    #[inline(always)]
-    fn new(packets: &[Packet]) -> Self {
+    ///
+    /// # Safety
+    /// The ciphertexts can be read.
+    #[inline]
+    unsafe fn new(packets: &[Packet]) -> Self {
         let mut cursors = Self {
             text: [packets[0].ciphertext; LANES],
             whole: [packets[0].len / BLOCK; LANES],
@@ -248,9 +270,9 @@ impl Cursors {
             cursors.text[i] = packet.ciphertext;
             cursors.whole[i] = packet.len / BLOCK;
             cursors.end_at[i] = if rest > 0 { 0 } else { BLOCK };
-            for j in 0..rest {
-                cursors.end[i][j] = unsafe { packet.ciphertext.add(packet.len - rest + j).read() };
-            }
+            // SAFETY: the text goes on that far.
+            let end = unsafe { std::slice::from_raw_parts(packet.ciphertext.add(packet.len - rest), rest) };
+            cursors.end[i][..rest].copy_from_slice(end);
             // The associated data is empty.
             cursors.end[i][BLOCK + 8..].copy_from_slice(&(packet.len as u64).to_le_bytes());
         }
@@ -267,7 +289,7 @@ impl Cursors {
         (0..LANES).map(left).max().unwrap_or(0)
     }
 
-    #[inline(always)]
+    #[inline]
     fn skip(&mut self, blocks: usize) {
         for (text, whole) in self.text.iter_mut().zip(&mut self.whole) {
             *text = text.wrapping_add(blocks * BLOCK);
@@ -276,7 +298,7 @@ impl Cursors {
     }
 
     /// Where a lane's next block is, if it has one.
-    #[inline(always)]
+    #[inline]
     fn advance(&mut self, i: usize, text: &mut *const u8) -> bool {
         if self.whole[i] > 0 {
             self.whole[i] -= 1;
@@ -292,5 +314,52 @@ impl Cursors {
         *text = self.end[i][at..].as_ptr();
         self.end_at[i] += BLOCK;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Accumulators around the modulus, which random packets hardly ever reach.
+    #[test]
+    fn the_accumulator_is_fully_reduced() {
+        if super::super::super::avx512().is_none() {
+            return;
+        }
+        let limb = (1_u64 << 44) - 1;
+        // 2^130 - 5 + i, as it is and with everything above the first limbs still to be carried.
+        for unreduced in [false, true] {
+            let value = |i: u64| match (i < 5, unreduced) {
+                (true, false) => [limb - 4 + i, limb, (1 << 42) - 1],
+                (true, true) => [(1 << 44) + limb - 4 + i, limb - 1, (1 << 42) - 1],
+                (false, false) => [i - 5, 0, 1 << 42],
+                (false, true) => [(1 << 44) + i - 5, limb, (1 << 42) - 1],
+            };
+            // SAFETY: the processor has the features.
+            unsafe { check(std::array::from_fn(|i| value(i as u64)), |i| i) };
+            // Just below.
+            let below = |i: u64| [limb - 5 - i, limb, (1 << 42) - 1];
+            // SAFETY: as above.
+            unsafe { check(std::array::from_fn(|i| below(i as u64)), |i| 0_u128.wrapping_sub(6 + i)) };
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    fn check(values: [[u64; 3]; LANES], expected: impl Fn(u128) -> u128) {
+        // The second half of a key is added, with its carry.
+        let keys = [[0, 0, u64::MAX, 7, 0, 0, 0, 0]; LANES];
+        let mut group = Group::new(&keys);
+        for (limb, h) in group.h.iter_mut().enumerate() {
+            let words: [u64; LANES] = std::array::from_fn(|i| values[i][limb]);
+            // SAFETY: eight words are a register.
+            *h = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        }
+        let mut tags = [[0; 16]; LANES];
+        group.finish(&keys, &mut tags);
+        for (i, tag) in tags.iter().enumerate() {
+            let s = 7_u128 << 64 | u128::from(u64::MAX);
+            assert_eq!(u128::from_le_bytes(*tag), expected(i as u128).wrapping_add(s), "lane {i}");
+        }
     }
 }
