@@ -1,4 +1,5 @@
-//! Measures what a gateway carries: a paced, sequence-numbered UDP generator and a sink over `AF_XDP`.
+//! Measures what a gateway carries: a paced, sequence-numbered UDP generator and a sink over `AF_XDP`. And
+//! what its encryption costs.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use clap::{Args, Parser};
 use serde::Serialize;
 
 mod account;
+mod aead;
 mod host;
 mod ladder;
 mod packet;
@@ -43,6 +45,8 @@ enum Command {
     },
     /// Send from an interface of this namespace
     Send(Send),
+    /// Measure the AEAD engines against other implementations
+    Aead(aead::Options),
     /// Count what arrives at an interface of this namespace
     Sink {
         /// The interface
@@ -91,6 +95,7 @@ fn main() -> anyhow::Result<()> {
         Command::Rate { ends, load, output } => print_report(&rate::measure(&ends, &load)?, &output),
         Command::Ceiling { load, output } => print_report(&rate::ceiling(&load)?, &output),
         Command::Send(options) => send(&options),
+        Command::Aead(options) => aead::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use forwarder::aead::Engine;
 use forwarder::config::RunOptions;
 
 /// A WireGuard site-to-site gateway in user space.
@@ -71,12 +72,15 @@ pub struct Options {
     /// [default: /etc/forwarder/forwarder.toml if it exists]
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     settings: Option<PathBuf>,
+    /// Seal and open with this engine: avx512, avx2, ring or portable [default: the best that works here]
+    #[arg(long, value_name = "ENGINE")]
+    aead: Option<Engine>,
 }
 
 impl From<Options> for RunOptions {
     fn from(options: Options) -> Self {
-        let Options { interfaces, configs, workers, settings } = options;
-        Self { interfaces, configs, workers, settings, ..Self::default() }
+        let Options { interfaces, configs, workers, settings, aead } = options;
+        Self { interfaces, configs, workers, settings, aead, ..Self::default() }
     }
 }
 
@@ -93,8 +97,7 @@ mod tests {
 
     #[test]
     fn options_of_run() {
-        let line =
-            "forwarder run --iface bond0 --iface eth9 --config a.conf --config /b --workers 2 --settings s";
+        let line = "forwarder run --iface bond0 --iface eth9 --config a.conf --config /b --workers 2 --settings s --aead ring";
         let Command::Run { options, counters: None, .. } = Cli::parse_from(line.split(' ')).command else {
             panic!("run")
         };
@@ -103,6 +106,7 @@ mod tests {
             configs: vec!["a.conf".into(), "/b".into()],
             workers: NonZeroUsize::new(2),
             settings: Some("s".into()),
+            aead: Some(Engine::Ring),
             ..RunOptions::default()
         };
         assert_eq!(RunOptions::from(options), expected);
@@ -110,7 +114,13 @@ mod tests {
 
     #[test]
     fn usage_errors() {
-        for line in ["forwarder", "forwarder run", "forwarder run --iface a --workers 0", "forwarder fly"] {
+        for line in [
+            "forwarder",
+            "forwarder run",
+            "forwarder run --iface a --workers 0",
+            "forwarder run --iface a --aead rot13",
+            "forwarder fly",
+        ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
         }
     }

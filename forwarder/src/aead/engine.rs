@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use super::batch::Kernel;
 use super::{Key, Open, Seal, TAG_LEN, batch, portable, single};
 
 /// What the self-test's packets become: see [`Engine::answer`].
@@ -14,6 +15,8 @@ const ANSWER: u64 = 0x3c62_1a4f_a8a2_7129;
 pub enum Engine {
     /// Own code over whole batches, for AVX-512 with IFMA.
     Avx512,
+    /// Own code over whole batches, for AVX2.
+    Avx2,
     /// ring, packet by packet.
     Ring,
     /// `RustCrypto`, packet by packet.
@@ -67,12 +70,13 @@ fn complain(unusable: Unusable) {
 
 impl Engine {
     /// All engines, best first.
-    pub const ALL: [Self; 3] = [Self::Avx512, Self::Ring, Self::Portable];
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Ring, Self::Portable];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
             Self::Ring => "ring",
             Self::Portable => "portable",
         }
@@ -83,10 +87,7 @@ impl Engine {
     /// # Errors
     /// Which of the two is not so.
     pub fn test(self) -> Result<(), Unusable> {
-        let supported = match self {
-            Self::Avx512 => batch::avx512().is_some(),
-            Self::Ring | Self::Portable => true,
-        };
+        let supported = matches!(self, Self::Ring | Self::Portable) || self.kernel().is_some();
         if !supported {
             return Err(Unusable::Processor(self));
         }
@@ -95,27 +96,28 @@ impl Engine {
 
     /// [`super::seal`] by this engine; by ring if the processor lacks the instructions.
     pub fn seal(self, jobs: &mut [Seal<'_>]) {
-        let kernel = match self {
-            Self::Avx512 => batch::avx512(),
-            Self::Ring => None,
-            Self::Portable => return jobs.iter_mut().for_each(portable::seal),
-        };
-        match kernel {
-            Some(kernel) => batch::seal(jobs, kernel),
-            None => jobs.iter_mut().for_each(single::seal),
+        match (self, self.kernel()) {
+            (Self::Portable, _) => jobs.iter_mut().for_each(portable::seal),
+            (_, Some(kernel)) if jobs.len() > 1 => batch::seal(jobs, kernel),
+            _ => jobs.iter_mut().for_each(single::seal),
         }
     }
 
     /// [`super::open`] by this engine; by ring if the processor lacks the instructions.
     pub fn open(self, jobs: &mut [Open<'_>]) {
-        let kernel = match self {
+        match (self, self.kernel()) {
+            (Self::Portable, _) => jobs.iter_mut().for_each(portable::open),
+            (_, Some(kernel)) if jobs.len() > 1 => batch::open(jobs, kernel),
+            _ => jobs.iter_mut().for_each(single::open),
+        }
+    }
+
+    /// What does whole batches, if the processor can.
+    pub(super) fn kernel(self) -> Option<Kernel> {
+        match self {
             Self::Avx512 => batch::avx512(),
-            Self::Ring => None,
-            Self::Portable => return jobs.iter_mut().for_each(portable::open),
-        };
-        match kernel {
-            Some(kernel) => batch::open(jobs, kernel),
-            None => jobs.iter_mut().for_each(single::open),
+            Self::Avx2 => batch::avx2(),
+            Self::Ring | Self::Portable => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Bulk ChaCha20-Poly1305 (RFC 8439) over batches of WireGuard data messages.
+//! Bulk `ChaCha20-Poly1305` (RFC 8439) over batches of WireGuard data messages.
 //!
 //! One interface, `seal` and `open`, over jobs that may belong to different keys and have different
 //! lengths. The nonce is 4 zero bytes and the 64-bit little-endian counter; there is no associated data

@@ -3,6 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::aead::Engine;
+
 /// Options of `forwarder run` and `forwarder check`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
@@ -14,6 +16,8 @@ pub struct RunOptions {
     pub workers: Option<NonZeroUsize>,
     /// `--settings`: forwarder.toml; `None` = the default file if it exists.
     pub settings: Option<PathBuf>,
+    /// `--aead`: this engine and no other; `None` = the best that works.
+    pub aead: Option<Engine>,
     /// `--counters`: where `run` writes its counters as JSON, on SIGUSR1 and at exit.
     pub counters: Option<PathBuf>,
     /// `--keylog`: a new file for the keys of all handshakes.

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::names;
 use super::plan::{self, Files, Planned};
+use crate::aead::{self, Engine};
 use crate::config::RunOptions;
 use crate::kernel::Link;
 use crate::kernel::capabilities::{Capabilities, Capability};
@@ -96,6 +97,8 @@ pub struct Ready {
 pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<Preflight> {
     let mut this = Preflight::default();
     let capabilities = this.take("capabilities", capabilities(), |_| "all that are needed".into());
+    let engine = |engine: &Engine| format!("engine: {engine}");
+    this.take("aead", aead::choose(options.aead).map_err(one), engine);
     let tunnels = |files: &Files| format!("tunnels: {}", list(files.loaded.tunnels.iter().map(|t| &t.name)));
     let mut files = this.take("configuration", plan::files(options), tunnels);
     if let Some(files) = &mut files {

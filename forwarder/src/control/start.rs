@@ -21,6 +21,7 @@ use super::preflight::{Ready, TUN, preflight};
 use super::routing::{self, Wanted};
 use super::serve::{Running, Signals};
 use super::snapshots;
+use crate::aead;
 use crate::clock;
 use crate::config::{Guard, RunOptions, TunnelConfig};
 use crate::id::TunnelId;
@@ -49,6 +50,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     #[cfg(feature = "keylog")]
     let keylog = options.keylog.as_deref().map(super::keylog::Keylog::create).transpose()?;
     print!("{topology}");
+    tracing::info!("AEAD engine: {}", aead::engine());
 
     let keep_guard = settings.guard == Guard::Keep;
     let _janitor = if keep_guard {

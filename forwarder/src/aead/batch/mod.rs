@@ -5,7 +5,13 @@
 //!
 //! Pointers, not slices: seal authenticates what it has just written, by lanes that belong to any packet.
 #![allow(unsafe_code)]
+// Vectors are read and written where they lie, by instructions that mind no alignment.
+#![allow(clippy::cast_ptr_alignment)]
+// Other processors have no kernel yet.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod plan;
@@ -22,14 +28,23 @@ pub const GROUP: usize = 16;
 /// Packets that are sorted together.
 const BATCH: usize = 64;
 
-/// Fewer packets go to ring.
-const FEWEST: usize = 2;
-
 /// Encrypts or decrypts the texts of up to [`GROUP`] packets, and computes their tags.
 ///
 /// A value is the promise that the processor can do it.
 #[derive(Clone, Copy)]
-pub struct Kernel(unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]));
+pub struct Kernel {
+    run: unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]),
+    /// Cycles for these packets, sorted by length.
+    cost: fn(&[Packet]) -> usize,
+}
+
+#[cfg(test)]
+impl Kernel {
+    /// The same, and ring gets nothing.
+    pub fn alone(self) -> Self {
+        Self { cost: |_| 0, ..self }
+    }
+}
 
 /// The kernel for AVX-512 with IFMA, if the processor has that.
 pub fn avx512() -> Option<Kernel> {
@@ -41,7 +56,16 @@ pub fn avx512() -> Option<Kernel> {
         && is_x86_feature_detected!("avx512ifma")
         && is_x86_feature_detected!("bmi2")
     {
-        return Some(Kernel(avx512::run));
+        return Some(Kernel { run: avx512::run, cost: avx512::cost });
+    }
+    None
+}
+
+/// The kernel for AVX2, if the processor has that.
+pub fn avx2() -> Option<Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+        return Some(Kernel { run: avx2::run, cost: avx2::cost });
     }
     None
 }
@@ -49,30 +73,28 @@ pub fn avx512() -> Option<Kernel> {
 /// Seals every job.
 pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
     for jobs in jobs.chunks_mut(BATCH) {
-        if jobs.len() < FEWEST {
-            jobs.iter_mut().for_each(single::seal);
-            continue;
-        }
-        let packets = jobs.iter_mut().enumerate().map(|(job, Seal { key, counter, source, destination })| {
-            let len = destination.len() - TAG_LEN;
-            assert!(source.len() <= len, "the destination has no room for the source");
-            let destination = destination.as_mut_ptr();
-            Packet {
-                job,
-                key: key.bytes(),
-                nonce: *counter,
-                source: source.as_ptr(),
-                source_len: source.len(),
+        let mut packets = ArrayVec::<_, BATCH>::new();
+        for (index, job) in jobs.iter_mut().enumerate() {
+            let len = job.destination.len() - TAG_LEN;
+            assert!(job.source.len() <= len, "the destination has no room for the source");
+            let destination = job.destination.as_mut_ptr();
+            packets.push(Packet {
+                job: index,
+                key: job.key.bytes(),
+                nonce: job.counter,
+                source: job.source.as_ptr(),
+                source_len: job.source.len(),
                 destination,
                 len,
                 ciphertext: destination,
-            }
-        });
+            });
+        }
         // SAFETY: pointers and lengths are those of slices that outlive the call.
         unsafe {
-            run(packets.collect(), kernel, |packet, tag| {
+            run(&mut packets, kernel, |packet, tag| match tag {
                 // The tag follows the text.
-                packet.destination.add(packet.len).cast::<[u8; TAG_LEN]>().write(*tag);
+                Some(tag) => packet.destination.add(packet.len).cast::<[u8; TAG_LEN]>().write(*tag),
+                None => single::seal(&mut jobs[packet.job]),
             });
         }
     }
@@ -81,11 +103,7 @@ pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
 /// Opens every job and says in each whether it is authentic.
 pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
     for jobs in jobs.chunks_mut(BATCH) {
-        if jobs.len() < FEWEST {
-            jobs.iter_mut().for_each(single::open);
-            continue;
-        }
-        let mut packets = ArrayVec::new();
+        let mut packets = ArrayVec::<_, BATCH>::new();
         for (index, job) in jobs.iter_mut().enumerate() {
             job.authentic = false;
             let Some((text, _)) = job.source.split_last_chunk::<TAG_LEN>() else {
@@ -106,8 +124,9 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
         }
         // SAFETY: as above.
         unsafe {
-            run(packets, kernel, |packet, tag| {
+            run(&mut packets, kernel, |packet, tag| {
                 let job = &mut jobs[packet.job];
+                let Some(tag) = tag else { return single::open(job) };
                 let expected = u128::from_le_bytes(*tag);
                 let claimed = job.source.last_chunk().map_or(0, |tag| u128::from_le_bytes(*tag));
                 job.authentic = expected.ct_eq(&claimed).into();
@@ -119,29 +138,33 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
     }
 }
 
-/// Runs the packets through the kernel and hands out their tags.
+/// Runs the packets through the kernel and hands out their tags; none for packets that ring does faster.
 ///
 /// # Safety
 /// Sources can be read, destinations can be written.
-#[inline(always)]
-unsafe fn run(
-    mut packets: ArrayVec<Packet, BATCH>,
-    Kernel(kernel): Kernel,
-    mut done: impl FnMut(&Packet, &[u8; TAG_LEN]),
-) {
-    if packets.is_empty() {
-        return;
-    }
+#[inline]
+unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, Option<&[u8; TAG_LEN]>)) {
     // Lanes of a group end together when its packets are about as long.
     packets.sort_unstable_by_key(|packet| packet.len);
-    let groups = packets.len().div_ceil(GROUP);
-    for group in packets.chunks(packets.len().div_ceil(groups)) {
+    let groups = packets.len().div_ceil(GROUP).max(1);
+    for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
+        if cost_of_ring(group) < (kernel.cost)(group) {
+            for packet in group {
+                done(packet, None);
+            }
+            continue;
+        }
         let mut tags = [[0; TAG_LEN]; GROUP];
         let tags = &mut tags[..group.len()];
         // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
-        unsafe { kernel(group, tags) };
+        unsafe { (kernel.run)(group, tags) };
         for (packet, tag) in group.iter().zip(tags) {
-            done(packet, tag);
+            done(packet, Some(tag));
         }
     }
+}
+
+/// What the packets cost in cycles, one by one (measured on Zen 4).
+fn cost_of_ring(packets: &[Packet]) -> usize {
+    packets.iter().map(|packet| 520 + packet.len * 3 / 2).sum()
 }

@@ -118,13 +118,13 @@ fn whole_sets<const N: usize>(packet: &Packet) -> usize {
 }
 
 impl Run {
-    #[inline(always)]
+    #[inline]
     fn texts(packet: &Packet) -> Self {
         let Packet { key, nonce, source, source_len, destination, len, .. } = *packet;
         Self { key, nonce, block: 1, lane: 0, lanes: 0, source, source_len, destination, len }
     }
 
-    #[inline(always)]
+    #[inline]
     fn skip(&mut self, blocks: usize) {
         let bytes = blocks * BLOCK;
         self.block = self.block.wrapping_add(blocks as u32);
@@ -137,7 +137,7 @@ impl Run {
 
 impl<const N: usize> Plan<N> {
     /// Adds a run for which there are lanes.
-    #[inline(always)]
+    #[inline]
     fn push(&mut self, run: Run) {
         self.sets[self.set].push(Run { lane: self.used as u32, ..run });
         self.used += run.lanes as usize;

@@ -1,6 +1,7 @@
 //! `ChaCha20` (RFC 8439, section 2.3): sixteen blocks in the lanes of sixteen registers, register `i`
 //! has word `i` of every block. Two such sets fill all registers, and neither waits for itself.
 
+#[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -29,26 +30,32 @@ pub unsafe fn pass(sets: &[Lanes<LANES>]) {
     let mut starts = MaybeUninit::<[Start; 2]>::uninit();
     let mut ends = MaybeUninit::<[[__m512i; 16]; 2]>::uninit();
     let (starts, ends) = (starts.as_mut_ptr().cast::<Start>(), ends.as_mut_ptr().cast::<[__m512i; 16]>());
-    for (i, set) in sets.iter().enumerate() {
-        unsafe { starts.add(i).write(start(set)) };
-    }
+    // SAFETY: there are one or two sets; starts are written before they are read, and so are ends.
     unsafe {
+        for (i, set) in sets.iter().enumerate() {
+            starts.add(i).write(start(set));
+        }
         if sets.len() == 2 {
             wide(starts, ends);
         } else {
             ends.write(narrow(&*starts));
         }
-    }
-    for (i, set) in sets.iter().enumerate() {
-        unsafe { output(set, &*ends.add(i)) };
+        for (i, set) in sets.iter().enumerate() {
+            output(set, &*ends.add(i));
+        }
     }
 }
 
+/// Where a set starts.
+///
+/// # Safety
+/// There is a run, and keys can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
 unsafe fn start(runs: &Lanes<LANES>) -> Start {
     let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let run = &runs[0];
+    // SAFETY: the caller's promise.
     let word = |run: &Run, i| unsafe { run.key.cast::<i32>().add(i).read_unaligned() };
     let mut start = Start {
         key: [
@@ -61,13 +68,13 @@ unsafe fn start(runs: &Lanes<LANES>) -> Start {
             _mm512_set1_epi32(word(run, 6)),
             _mm512_set1_epi32(word(run, 7)),
         ],
-        counter: _mm512_add_epi32(_mm512_set1_epi32(run.block as i32), iota),
+        counter: _mm512_add_epi32(_mm512_set1_epi32(run.block.cast_signed()), iota),
         nonce: [_mm512_set1_epi32(run.nonce as i32), _mm512_set1_epi32((run.nonce >> 32) as i32)],
     };
     for next in &runs[1..] {
         // The lanes of this run and all later ones.
         let mask = (u16::MAX) << next.lane;
-        let block = _mm512_set1_epi32(next.block.wrapping_sub(next.lane) as i32);
+        let block = _mm512_set1_epi32(next.block.wrapping_sub(next.lane).cast_signed());
         start.counter = _mm512_mask_add_epi32(start.counter, mask, block, iota);
         start.nonce[0] = _mm512_mask_set1_epi32(start.nonce[0], mask, next.nonce as i32);
         start.nonce[1] = _mm512_mask_set1_epi32(start.nonce[1], mask, (next.nonce >> 32) as i32);
@@ -96,7 +103,7 @@ macro_rules! quarters {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
 fn narrow(start: &Start) -> [__m512i; 16] {
-    let c = CONSTANTS.map(|word| _mm512_set1_epi32(word as i32));
+    let c = CONSTANTS.map(|word| _mm512_set1_epi32(word.cast_signed()));
     let k = &start.key;
     let ([mut x0, mut x1, mut x2, mut x3], [mut x4, mut x5, mut x6, mut x7, mut x8, mut x9, mut xa, mut xb]) =
         (c, *k);
@@ -228,11 +235,12 @@ unsafe fn wide(starts: *const Start, ends: *mut [__m512i; 16]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
 unsafe fn output(runs: &Lanes<LANES>, words: &[__m512i; 16]) {
-    let blocks = transpose(*words);
+    let blocks = transpose(words);
     if let [run] = &runs[..]
         && run.source_len >= LANES * BLOCK
     {
         for (i, block) in blocks.into_iter().enumerate() {
+            // SAFETY: the run is that long.
             unsafe {
                 let text = _mm512_loadu_si512(run.source.add(i * BLOCK).cast());
                 _mm512_storeu_si512(run.destination.add(i * BLOCK).cast(), _mm512_xor_si512(block, text));
@@ -244,6 +252,7 @@ unsafe fn output(runs: &Lanes<LANES>, words: &[__m512i; 16]) {
         let (mut source, mut destination) = (run.source, run.destination);
         let (mut source_len, mut len) = (run.source_len, run.len);
         for &block in &blocks[run.lane as usize..][..run.lanes as usize] {
+            // SAFETY: whole blocks, or as much as there is.
             unsafe {
                 if source_len >= BLOCK {
                     let text = _mm512_loadu_si512(source.cast());
@@ -266,9 +275,10 @@ fn mask(bytes: usize) -> u64 {
     _bzhi_u64(u64::MAX, bytes.min(BLOCK) as u32)
 }
 
+/// From words of blocks to blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
-fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
+fn transpose(x: &[__m512i; 16]) -> [__m512i; 16] {
     // Four words of four blocks each.
     let z = [
         transpose4([x[0], x[1], x[2], x[3]]),
@@ -276,7 +286,7 @@ fn transpose(x: [__m512i; 16]) -> [__m512i; 16] {
         transpose4([x[8], x[9], x[10], x[11]]),
         transpose4([x[12], x[13], x[14], x[15]]),
     ];
-    let mut blocks = x;
+    let mut blocks = *x;
     for j in 0..4 {
         let a = _mm512_shuffle_i32x4::<0b01_00_01_00>(z[0][j], z[1][j]);
         let b = _mm512_shuffle_i32x4::<0b01_00_01_00>(z[2][j], z[3][j]);

@@ -18,3 +18,12 @@ pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
         poly::tags(packets, &keys, tags);
     }
 }
+
+/// What the packets, sorted by length, cost in cycles (measured on Zen 4).
+pub fn cost(packets: &[Packet]) -> usize {
+    let blocks: usize = packets.iter().map(|packet| 1 + packet.len.div_ceil(plan::BLOCK)).sum();
+    let sets = blocks.div_ceil(chacha::LANES);
+    let rows: usize =
+        packets.chunks(poly::LANES).filter_map(|group| group.last()).map(|packet| 1 + packet.len / 16).sum();
+    1000 + 1450 * (sets / 2) + 850 * (sets % 2) + 32 * rows + 40 * packets.len()
+}

@@ -5,18 +5,21 @@
 //! leaves products of 52 bits each and sums of 64 far from their ends:
 //! `h0 < 2^51`, `h1 < 2^45`, `h2 < 2^43`, `r0, r1 < 2^44`, `r2 < 2^36`, `20 r1 < 2^49`, `20 r2 < 2^41`.
 
+#[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
 use super::super::GROUP;
 use super::super::plan::Packet;
 
 /// Packets of a group.
-const LANES: usize = 8;
+pub const LANES: usize = 8;
 
 /// Bytes of a block.
 const BLOCK: usize = 16;
 
-const LIMB: u64 = (1 << 44) - 1;
+/// Bits of the lower limbs, and of the upper one.
+const LIMB: i64 = (1 << 44) - 1;
+const TOP: i64 = (1 << 42) - 1;
 
 /// The accumulators and multipliers of eight packets.
 #[derive(Clone, Copy)]
@@ -44,34 +47,37 @@ struct Cursors {
 /// The processor has the features. The ciphertexts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    let split = packets.len().min(LANES);
-    let (first, second) = packets.split_at(split);
-    let mut a = Group::new(&keys[..LANES]);
-    let mut at_a = Cursors::new(first);
-    if second.is_empty() {
-        unsafe { a.blocks(&mut at_a) };
-        unsafe { a.ends(&mut at_a) };
-    } else {
-        let mut b = Group::new(&keys[LANES..]);
-        let mut at_b = Cursors::new(second);
-        unsafe {
+    let (first, second) = packets.split_at(packets.len().min(LANES));
+    let (keys_a, keys_b) = keys.split_at(LANES);
+    let (tags_a, tags_b) = tags.split_at_mut(first.len());
+    // SAFETY: the caller's promise; the cursors are those of the packets.
+    unsafe {
+        let (mut a, mut at_a) = (Group::new(keys_a), Cursors::new(first));
+        if second.is_empty() {
+            a.blocks(&mut at_a);
+        } else {
+            let (mut b, mut at_b) = (Group::new(keys_b), Cursors::new(second));
             both(&mut a, &mut at_a, &mut b, &mut at_b);
-            a.ends(&mut at_a);
             b.blocks(&mut at_b);
             b.ends(&mut at_b);
+            b.finish(keys_b, tags_b);
         }
-        b.finish(&keys[LANES..], &mut tags[LANES..]);
+        a.ends(&mut at_a);
+        a.finish(keys_a, tags_a);
     }
-    a.finish(&keys[..LANES], &mut tags[..split]);
 }
 
-/// Whole blocks, as long as every packet has one.
+/// Whole blocks of both groups in turn, as long as every packet has one.
+///
+/// # Safety
+/// The cursors are at texts that can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
 unsafe fn both(a: &mut Group, at_a: &mut Cursors, b: &mut Group, at_b: &mut Cursors) {
     let blocks = at_a.common().min(at_b.common());
     let (mut x, mut y) = (*a, *b);
     for i in 0..blocks {
+        // SAFETY: every packet has that many.
         unsafe {
             x.block(gather(&at_a.text, i * BLOCK));
             y.block(gather(&at_b.text, i * BLOCK));
@@ -83,9 +89,13 @@ unsafe fn both(a: &mut Group, at_a: &mut Cursors, b: &mut Group, at_b: &mut Curs
 }
 
 /// Eight blocks as their lower and their upper halves.
+///
+/// # Safety
+/// Each text has 16 bytes at `at`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
 unsafe fn gather(text: &[*const u8; LANES], at: usize) -> [__m512i; 2] {
+    // SAFETY: the caller's promise.
     let block = |i: usize| unsafe { _mm_loadu_si128(text[i].add(at).cast()) };
     let four = |i: usize| {
         let x = _mm512_castsi128_si512(block(i));
@@ -97,34 +107,41 @@ unsafe fn gather(text: &[*const u8; LANES], at: usize) -> [__m512i; 2] {
     [_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd)]
 }
 
+/// 128 bits in limbs of 44, 44 and 40 bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+#[inline]
+fn limbs([low, high]: [__m512i; 2]) -> [__m512i; 3] {
+    let limb = _mm512_set1_epi64(LIMB);
+    let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
+    [_mm512_and_si512(low, limb), _mm512_and_si512(middle, limb), _mm512_srli_epi64::<24>(high)]
+}
+
 impl Group {
+    /// Eight packets. `r` are the first 16 bytes of their keys.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     fn new(keys: &[[u64; 8]]) -> Self {
-        let mut r = [[0; LANES]; 3];
-        for (i, key) in keys.iter().enumerate() {
-            let (low, high) = (key[0] & 0x0fff_fffc_0fff_ffff, key[1] & 0x0fff_fffc_0fff_fffc);
-            r[0][i] = low & LIMB;
-            r[1][i] = (low >> 44 | high << 20) & LIMB;
-            r[2][i] = high >> 24;
-        }
-        let load = |x: [u64; LANES]| unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
-        let zero = _mm512_setzero_si512();
-        let s = [r[1].map(|r| r * 20), r[2].map(|r| r * 20)];
-        Self { h: [zero; 3], r: r.map(load), s: s.map(load) }
+        // SAFETY: there are eight keys of 64 bytes.
+        let [low, high] = unsafe { gather(&std::array::from_fn(|i| keys[i].as_ptr().cast()), 0) };
+        let low = _mm512_and_si512(low, _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
+        let high = _mm512_and_si512(high, _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
+        let r = limbs([low, high]);
+        let times20 = |x| {
+            let five = _mm512_add_epi64(x, _mm512_slli_epi64::<2>(x));
+            _mm512_slli_epi64::<2>(five)
+        };
+        Self { h: [_mm512_setzero_si512(); 3], r, s: [times20(r[1]), times20(r[2])] }
     }
 
     /// `h = (h + text + 2^128) r`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn block(&mut self, [low, high]: [__m512i; 2]) {
-        let limb = _mm512_set1_epi64(LIMB as i64);
-        let top = _mm512_set1_epi64((1 << 42) - 1);
-        let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
-        let m2 = _mm512_or_si512(_mm512_srli_epi64::<24>(high), _mm512_set1_epi64(1 << 40));
-        let h0 = _mm512_add_epi64(self.h[0], _mm512_and_si512(low, limb));
-        let h1 = _mm512_add_epi64(self.h[1], _mm512_and_si512(middle, limb));
-        let h2 = _mm512_add_epi64(self.h[2], m2);
+    fn block(&mut self, text: [__m512i; 2]) {
+        let limb = _mm512_set1_epi64(LIMB);
+        let [m0, m1, m2] = limbs(text);
+        let h0 = _mm512_add_epi64(self.h[0], m0);
+        let h1 = _mm512_add_epi64(self.h[1], m1);
+        let h2 = _mm512_add_epi64(self.h[2], _mm512_or_si512(m2, _mm512_set1_epi64(1 << 40)));
         let ([r0, r1, r2], [s1, s2]) = (self.r, self.s);
         let zero = _mm512_setzero_si512();
         let low = |a, x, b, y, c, z| {
@@ -148,17 +165,21 @@ impl Group {
         self.h = [
             _mm512_add_epi64(_mm512_and_si512(l0, limb), over),
             _mm512_and_si512(d1, limb),
-            _mm512_and_si512(d2, top),
+            _mm512_and_si512(d2, _mm512_set1_epi64(TOP)),
         ];
     }
 
     /// Whole blocks, as long as every packet has one.
+    ///
+    /// # Safety
+    /// The cursors are at texts that can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     unsafe fn blocks(&mut self, at: &mut Cursors) {
         let mut x = *self;
         let blocks = at.common();
         for i in 0..blocks {
+            // SAFETY: every packet has that many.
             x.block(unsafe { gather(&at.text, i * BLOCK) });
         }
         *self = x;
@@ -166,19 +187,20 @@ impl Group {
     }
 
     /// The rest of every packet.
+    ///
+    /// # Safety
+    /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     unsafe fn ends(&mut self, at: &mut Cursors) {
-        loop {
+        for _ in 0..at.most() {
             let mut text = at.text;
             let mut mask = 0;
-            for i in 0..LANES {
-                mask |= u8::from(at.advance(i, &mut text[i])) << i;
-            }
-            if mask == 0 {
-                return;
+            for (i, text) in text.iter_mut().enumerate() {
+                mask |= u8::from(at.advance(i, text)) << i;
             }
             let before = self.h;
+            // SAFETY: a whole block of the text, or of the padded end.
             self.block(unsafe { gather(&text, 0) });
             for (h, before) in self.h.iter_mut().zip(before) {
                 *h = _mm512_mask_mov_epi64(before, mask, *h);
@@ -190,30 +212,53 @@ impl Group {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
     fn finish(&self, keys: &[[u64; 8]], tags: &mut [[u8; 16]]) {
-        let mut limbs = [[0_u64; LANES]; 3];
-        for (limbs, h) in limbs.iter_mut().zip(self.h) {
-            unsafe { _mm512_storeu_si512(limbs.as_mut_ptr().cast(), h) };
+        let (limb, top) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP));
+        let add = |x, y| _mm512_add_epi64(x, y);
+        let and = |x, y| _mm512_and_si512(x, y);
+        // Twice around: what the first leaves above 2^130 is one at most.
+        let [mut h0, mut h1, mut h2] = self.h;
+        for _ in 0..2 {
+            h1 = add(h1, _mm512_srli_epi64::<44>(h0));
+            h2 = add(h2, _mm512_srli_epi64::<44>(h1));
+            let over = _mm512_srli_epi64::<42>(h2);
+            h0 = add(and(h0, limb), add(over, _mm512_slli_epi64::<2>(over)));
+            (h1, h2) = (and(h1, limb), and(h2, top));
         }
-        for (i, (tag, key)) in tags.iter_mut().zip(keys).enumerate() {
-            let [h0, h1, h2] = limbs.map(|limb| limb[i]);
-            let low = u128::from(h0) + (u128::from(h1) << 44);
-            let (h, carry) = low.overflowing_add(u128::from(h2) << 88);
-            let top = (h2 >> 40) + u64::from(carry);
-            // 2^130 is 5.
-            let (h, carry) = h.overflowing_add(u128::from(top >> 2) * 5);
-            let top = (top & 3) + u64::from(carry);
-            let (less, carry) = h.overflowing_add(5);
-            let reduce = 0_u128.wrapping_sub(u128::from((top + u64::from(carry)) >> 2));
-            let h = (less & reduce) | (h & !reduce);
-            *tag = h.wrapping_add(u128::from(key[3]) << 64 | u128::from(key[2])).to_le_bytes();
+        // h + 5, which reaches 2^130 if h is not below the modulus.
+        let g0 = add(h0, _mm512_set1_epi64(5));
+        let g1 = add(h1, _mm512_srli_epi64::<44>(g0));
+        let g2 = add(h2, _mm512_srli_epi64::<44>(g1));
+        let reduce = _mm512_cmpgt_epu64_mask(g2, top);
+        let h0 = _mm512_mask_and_epi64(h0, reduce, g0, limb);
+        let h1 = _mm512_mask_and_epi64(h1, reduce, g1, limb);
+        let h2 = _mm512_mask_and_epi64(h2, reduce, g2, top);
+        let low = _mm512_or_si512(h0, _mm512_slli_epi64::<44>(h1));
+        let high = _mm512_or_si512(_mm512_srli_epi64::<20>(h1), _mm512_slli_epi64::<24>(h2));
+        // SAFETY: as in `new`.
+        let [s_low, s_high] = unsafe { gather(&std::array::from_fn(|i| keys[i][2..].as_ptr().cast()), 0) };
+        let low = add(low, s_low);
+        let carry = _mm512_cmplt_epu64_mask(low, s_low);
+        let high = add(high, s_high);
+        let high = _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1));
+        let mut words = [[0_u64; LANES]; 2];
+        // SAFETY: each has room for a register.
+        unsafe {
+            _mm512_storeu_si512(words[0].as_mut_ptr().cast(), low);
+            _mm512_storeu_si512(words[1].as_mut_ptr().cast(), high);
+        }
+        for (i, tag) in tags.iter_mut().enumerate() {
+            *tag = (u128::from(words[1][i]) << 64 | u128::from(words[0][i])).to_le_bytes();
         }
     }
 }
 
 impl Cursors {
     /// Lanes without a packet read the first one's text as often as it can be read.
-    #[inline(always)]
-    fn new(packets: &[Packet]) -> Self {
+    ///
+    /// # Safety
+    /// The ciphertexts can be read.
+    #[inline]
+    unsafe fn new(packets: &[Packet]) -> Self {
         let mut cursors = Self {
             text: [packets[0].ciphertext; LANES],
             whole: [packets[0].len / BLOCK; LANES],
@@ -225,9 +270,9 @@ impl Cursors {
             cursors.text[i] = packet.ciphertext;
             cursors.whole[i] = packet.len / BLOCK;
             cursors.end_at[i] = if rest > 0 { 0 } else { BLOCK };
-            for j in 0..rest {
-                cursors.end[i][j] = unsafe { packet.ciphertext.add(packet.len - rest + j).read() };
-            }
+            // SAFETY: the text goes on that far.
+            let end = unsafe { std::slice::from_raw_parts(packet.ciphertext.add(packet.len - rest), rest) };
+            cursors.end[i][..rest].copy_from_slice(end);
             // The associated data is empty.
             cursors.end[i][BLOCK + 8..].copy_from_slice(&(packet.len as u64).to_le_bytes());
         }
@@ -238,7 +283,13 @@ impl Cursors {
         self.whole.into_iter().min().unwrap_or(0)
     }
 
-    #[inline(always)]
+    /// Blocks of the packet that has most left, its last ones included.
+    fn most(&self) -> usize {
+        let left = |i: usize| self.whole[i] + (2 * BLOCK - self.end_at[i]) / BLOCK;
+        (0..LANES).map(left).max().unwrap_or(0)
+    }
+
+    #[inline]
     fn skip(&mut self, blocks: usize) {
         for (text, whole) in self.text.iter_mut().zip(&mut self.whole) {
             *text = text.wrapping_add(blocks * BLOCK);
@@ -247,7 +298,7 @@ impl Cursors {
     }
 
     /// Where a lane's next block is, if it has one.
-    #[inline(always)]
+    #[inline]
     fn advance(&mut self, i: usize, text: &mut *const u8) -> bool {
         if self.whole[i] > 0 {
             self.whole[i] -= 1;
@@ -256,10 +307,59 @@ impl Cursors {
             return true;
         }
         let at = self.end_at[i];
-        let more = at < 2 * BLOCK;
-        let at = at.min(BLOCK);
+        if at == 2 * BLOCK {
+            *text = self.end[i].as_ptr();
+            return false;
+        }
         *text = self.end[i][at..].as_ptr();
         self.end_at[i] += BLOCK;
-        more
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Accumulators around the modulus, which random packets hardly ever reach.
+    #[test]
+    fn the_accumulator_is_fully_reduced() {
+        if super::super::super::avx512().is_none() {
+            return;
+        }
+        let limb = (1_u64 << 44) - 1;
+        // 2^130 - 5 + i, as it is and with everything above the first limbs still to be carried.
+        for unreduced in [false, true] {
+            let value = |i: u64| match (i < 5, unreduced) {
+                (true, false) => [limb - 4 + i, limb, (1 << 42) - 1],
+                (true, true) => [(1 << 44) + limb - 4 + i, limb - 1, (1 << 42) - 1],
+                (false, false) => [i - 5, 0, 1 << 42],
+                (false, true) => [(1 << 44) + i - 5, limb, (1 << 42) - 1],
+            };
+            // SAFETY: the processor has the features.
+            unsafe { check(std::array::from_fn(|i| value(i as u64)), |i| i) };
+            // Just below.
+            let below = |i: u64| [limb - 5 - i, limb, (1 << 42) - 1];
+            // SAFETY: as above.
+            unsafe { check(std::array::from_fn(|i| below(i as u64)), |i| 0_u128.wrapping_sub(6 + i)) };
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    fn check(values: [[u64; 3]; LANES], expected: impl Fn(u128) -> u128) {
+        // The second half of a key is added, with its carry.
+        let keys = [[0, 0, u64::MAX, 7, 0, 0, 0, 0]; LANES];
+        let mut group = Group::new(&keys);
+        for (limb, h) in group.h.iter_mut().enumerate() {
+            let words: [u64; LANES] = std::array::from_fn(|i| values[i][limb]);
+            // SAFETY: eight words are a register.
+            *h = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        }
+        let mut tags = [[0; 16]; LANES];
+        group.finish(&keys, &mut tags);
+        for (i, tag) in tags.iter().enumerate() {
+            let s = 7_u128 << 64 | u128::from(u64::MAX);
+            assert_eq!(u128::from_le_bytes(*tag), expected(i as u128).wrapping_add(s), "lane {i}");
+        }
     }
 }

@@ -1,0 +1,27 @@
+//! The kernel for AVX2.
+
+mod chacha;
+mod poly;
+
+use super::GROUP;
+use super::plan::{self, Packet};
+
+/// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
+///
+/// # Safety
+/// The processor has AVX2 and BMI2. Sources can be read, destinations can be written.
+pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
+    let mut keys = [[0; 8]; GROUP];
+    // SAFETY: the caller's promise.
+    unsafe {
+        plan::run(packets, &mut keys, chacha::pass);
+        poly::tags(packets, &keys, tags);
+    }
+}
+
+/// What the packets cost in cycles (measured on Zen 4).
+pub fn cost(packets: &[Packet]) -> usize {
+    let blocks: usize = packets.iter().map(|packet| 1 + packet.len.div_ceil(plan::BLOCK)).sum();
+    let texts: usize = packets.iter().map(|packet| packet.len).sum();
+    400 + 800 * blocks.div_ceil(chacha::LANES) + 60 * packets.len() + texts / 2
+}
