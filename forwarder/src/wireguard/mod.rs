@@ -24,6 +24,8 @@ mod tai64n;
 mod timers;
 mod traffic;
 mod tunnel;
+#[cfg(test)]
+mod vectors;
 
 pub use crypto::{PrivateKey, PublicKey};
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};

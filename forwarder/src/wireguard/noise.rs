@@ -229,3 +229,7 @@ impl Symmetric {
         kdf(&self.chaining, &[])
     }
 }
+
+#[cfg(test)]
+#[path = "noise_tests.rs"]
+mod tests;
