@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xtask::progress::Progress;
-use xtask::{build_ebpf, demo, lab_kernel, test};
+use xtask::{build_ebpf, demo, fuzz, lab_kernel, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -14,6 +14,8 @@ enum Command {
     Demo(demo::Options),
     /// Run every check and test that this machine can run, and say which it cannot
     Test,
+    /// Look for inputs that break what the parsers, the handshake and the pipeline promise
+    Fuzz(fuzz::Options),
     /// Build the XDP program that is committed
     BuildEbpf(build_ebpf::Options),
     /// Build the User-mode Linux kernel of the bond test, unless it is there
@@ -36,6 +38,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => demo::run(&options)?,
         Command::Test => return test::run(),
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
         Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),
         Command::LabDown => demo::take_down()?,
