@@ -22,7 +22,7 @@ pub struct Options {
     /// How long each of them runs
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Instead, plant a bug for each target and see whether it finds it
+    /// Instead, plant bugs and see whether each target finds its own
     #[arg(long, conflicts_with = "seconds")]
     planted: bool,
 }
@@ -60,7 +60,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
 fn find_planted_bug(target: &str) -> Result<()> {
     let cargo_fuzz = |action| {
         let mut command = cargo_fuzz(action, target);
-        command.env("FORWARDER_PLANTED_BUG", target);
+        command.env("FORWARDER_PLANTED_BUGS", "yes");
         command
     };
     cargo_fuzz("build").visibly()?;

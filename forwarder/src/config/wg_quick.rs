@@ -124,7 +124,7 @@ impl<'a> Parser<'a> {
     fn statement(&mut self, text: &str) -> Result<(), Problem> {
         let (statement, comment) = text.split_once('#').unwrap_or((text, ""));
         let statement = statement.trim();
-        if (self.section == Section::Peer || planted("config"))
+        if (self.section == Section::Peer || planted())
             && let Some(name) = friendly_name(comment)
         {
             self.draft().peer.friendly_name = Some(name);

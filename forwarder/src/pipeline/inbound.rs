@@ -179,7 +179,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
         }
         Err((mut tx, reason)) => {
             tx.frame.memory_mut()[range].fill(0);
-            if reason != Drop::EcnIllegal || !planted("pipeline") {
+            if reason != Drop::EcnIllegal || !planted() {
                 io.ports.cancel(place.port, tx);
             }
             io.counters.drops.count(reason);

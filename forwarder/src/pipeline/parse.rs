@@ -53,7 +53,7 @@ pub fn ethernet(port: PortId, frame: &[u8]) -> Option<Ethernet> {
         if !matches!(word(frame, at)?, VLAN | SERVICE_VLAN) {
             break;
         }
-        *vlan = word(frame, at + 2)? & 0x0fff;
+        *vlan = word(frame, at + 2)? & if planted() { 0xffff } else { 0x0fff };
         at += VLAN_LEN;
     }
     let ethertype = word(frame, at)?;
@@ -161,7 +161,7 @@ pub fn udp(ip: &Ip, packet: &[u8]) -> Option<Udp> {
     }
     let segment = packet.get(ip.header_len..ip.len)?;
     let len = usize::from(word(segment, 4)?);
-    if len < UDP_LEN || (len > segment.len() && !planted("wire")) {
+    if len < UDP_LEN || len > segment.len() {
         return None;
     }
     Some(Udp {

@@ -106,7 +106,7 @@ impl Jar {
         };
         let Some(cookie) = cookie.first_chunk() else { return false };
         self.cookie = Some((Zeroizing::new(*cookie), now));
-        if !planted("handshake") {
+        if !planted() {
             self.mac1 = None;
         }
         true

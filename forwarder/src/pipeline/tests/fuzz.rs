@@ -37,8 +37,8 @@ struct Run {
     world: World,
     /// B's snapshot as it was at the start.
     original: Snapshot,
-    /// Gateway A's plaintexts, by path and counter: one of each may come out at B.
-    sealed: HashMap<(usize, u64), Vec<Vec<u8>>>,
+    /// Gateway A's plaintexts, by path and counter.
+    sealed: HashMap<(usize, u64), Sealed>,
     /// What the counters were at the start.
     start: Counts,
     /// Frames that B received.
@@ -47,6 +47,12 @@ struct Run {
     handshakes: u64,
     /// The control thread's messages were sent, or dropped.
     injected: bool,
+}
+
+/// A plaintext of gateway A's. It may come out at B, once.
+struct Sealed {
+    plaintext: Vec<u8>,
+    delivered: bool,
 }
 
 /// What was counted so far.
@@ -118,14 +124,13 @@ impl Run {
         self.world.b.udp.push(layer, message);
     }
 
-    /// A packet of gateway A's, sealed.
+    /// A packet of gateway A's, sealed; a replay if its counter was used.
     fn seal(&mut self, path: usize, input: &mut Reader<'_>) -> Vec<u8> {
         let counter = u64::from(input.byte());
         let ds = input.byte();
         let plaintext = packet(self.world.a.site, input);
-        let frame = self.world.a.seal(path, counter, &plaintext, ds);
-        self.sealed.entry((path, counter)).or_default().push(plaintext);
-        frame
+        let sealed = self.sealed.entry((path, counter)).or_insert(Sealed { plaintext, delivered: false });
+        self.world.a.seal(path, counter, &sealed.plaintext, ds)
     }
 
     /// The control thread publishes a change.
@@ -196,10 +201,10 @@ impl Run {
             _ => packet[8..14] == [0x20, 0x01, 0x0d, 0xb8, 0, 1],
         };
         assert!(allowed, "a source that is not the peer's: {packet:02x?}");
-        let is_it = |plaintexts: &Vec<Vec<u8>>| plaintexts.iter().any(|p| carried(p) == Some(blank(packet)));
-        let found = self.sealed.iter().find(|(_, plaintexts)| is_it(plaintexts)).map(|(message, _)| *message);
-        let message = found.unwrap_or_else(|| panic!("never sealed, or opened twice: {packet:02x?}"));
-        self.sealed.remove(&message);
+        let is_it =
+            |sealed: &&mut Sealed| !sealed.delivered && carried(&sealed.plaintext) == Some(blank(packet));
+        let sealed = self.sealed.values_mut().find(is_it);
+        sealed.unwrap_or_else(|| panic!("never sealed, or opened twice: {packet:02x?}")).delivered = true;
     }
 
     /// Every frame has an end, and what B sealed A could open.
