@@ -20,7 +20,9 @@ pub fn config(data: &[u8]) {
         Ok(tunnel) => assert_is_right(&tunnel),
         Err(errors) => {
             assert!(!errors.is_empty());
-            errors.iter().for_each(|error| assert_is_readable(error, data));
+            for error in &errors {
+                assert_is_readable(error, data);
+            }
         }
     }
     if let Ok(text) = std::str::from_utf8(data)

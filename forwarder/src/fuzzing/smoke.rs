@@ -20,7 +20,9 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 fn smoke(target: &str, run: fn(&[u8]), mutations: usize) {
     let corpus = corpus(target);
     assert!(corpus.len() >= 20, "{target}: {} inputs are no corpus", corpus.len());
-    corpus.iter().for_each(|input| check(target, run, input));
+    for input in &corpus {
+        check(target, run, input);
+    }
     let mut rng = StdRng::seed_from_u64(7);
     for _ in 0..mutations {
         let input = mutated(&corpus, &mut rng);

@@ -68,7 +68,7 @@ struct Counts {
 impl Run {
     /// The world as new: other sessions, and nothing waits.
     fn new(mut world: World) -> Self {
-        world.now = world.now + Duration::from_secs(86_400);
+        world.now = world.now + Duration::from_hours(24);
         for gateway in [&mut world.a, &mut world.b] {
             let generation = gateway.snapshot.generation + 1;
             gateway.snapshot = Snapshot { generation, ..gateway.site.snapshot(world.now) };
@@ -191,7 +191,9 @@ impl Run {
         assert!(b.udp.take().is_empty());
         let from_lan = bytes(b.lan.take()).into_iter().map(|mut frame| frame.split_off(14));
         let delivered: Vec<_> = from_lan.chain(bytes(b.tun.take())).collect();
-        delivered.iter().for_each(|packet| self.assert_was_sealed(packet));
+        for packet in &delivered {
+            self.assert_was_sealed(packet);
+        }
     }
 
     /// The packet came from site A's LAN, and out of a message that was not opened before.
