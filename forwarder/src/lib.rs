@@ -14,9 +14,13 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod drops;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod kernel;
 pub mod pipeline;
+mod planted;
 pub mod port;
 pub mod publish;
 mod sync;

@@ -5,6 +5,7 @@ pub mod build_ebpf;
 pub mod command;
 pub mod demo;
 pub mod elevate;
+pub mod fuzz;
 pub mod install;
 pub mod lab;
 pub mod lab_kernel;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xtask::progress::Progress;
-use xtask::{bench, build_ebpf, demo, lab_kernel, sim, test};
+use xtask::{bench, build_ebpf, demo, fuzz, lab_kernel, sim, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
@@ -18,6 +18,8 @@ enum Command {
     Sim(sim::Options),
     /// Measure the parts by themselves: `bench aead`
     Bench(bench::Options),
+    /// Look for inputs that break what the parsers, the handshake and the pipeline promise
+    Fuzz(fuzz::Options),
     /// Build the XDP program that is committed
     BuildEbpf(build_ebpf::Options),
     /// Build the User-mode Linux kernel of the bond test, unless it is there
@@ -42,6 +44,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(options) => return test::run(options),
         Command::Sim(options) => return sim::run(&options),
         Command::Bench(options) => bench::run(&options)?,
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
         Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),
         Command::LabDown => demo::take_down()?,

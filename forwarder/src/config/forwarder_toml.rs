@@ -105,8 +105,9 @@ impl Settings {
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|e| {
             let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|&b| b == b'\n').count());
-            // One line, whatever the reader's message looks like.
+            // One line that a terminal can show, whatever the reader's message quotes.
             let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            let message = message.replace(char::is_control, "\u{fffd}");
             ConfigError { file: file.to_owned(), line, problem: Problem::Settings(message) }
         })
     }
@@ -153,10 +154,11 @@ mod tests {
             ("transit = maybe", 1),
             ("[[group]]\nname = \"x\"\npeers = 3", 3),
             ("[tunnel.wg0]\nroming = false", 2),
+            ("\"\\u001b[2J\" = 1", 1),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("forwarder.toml:{line}: ")), "{text:?}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(error.lines().count() == 1 && !error.contains(char::is_control), "{error:?}");
         }
     }
 }

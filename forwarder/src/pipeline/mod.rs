@@ -25,8 +25,8 @@ pub mod parse;
 mod ports;
 mod rewrite;
 pub mod snapshot;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod tests;
 mod waiting;
 
 pub use control::Control;

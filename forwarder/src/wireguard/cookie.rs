@@ -12,6 +12,7 @@ use super::crypto::{PublicKey, Secret, hash, mac};
 use super::mac;
 use super::message::{CookieReply, MAC_LEN};
 use crate::clock::Boottime;
+use crate::planted::planted;
 
 const LABEL_COOKIE: &[u8] = b"cookie--";
 /// Life of the secret that cookies are made from.
@@ -105,7 +106,9 @@ impl Jar {
         };
         let Some(cookie) = cookie.first_chunk() else { return false };
         self.cookie = Some((Zeroizing::new(*cookie), now));
-        self.mac1 = None;
+        if !planted() {
+            self.mac1 = None;
+        }
         true
     }
 

@@ -26,6 +26,8 @@ mod tests;
 mod timers;
 mod traffic;
 mod tunnel;
+#[cfg(test)]
+mod vectors;
 
 pub use crypto::{PrivateKey, PublicKey};
 #[cfg(feature = "keylog")]

@@ -253,3 +253,7 @@ impl Symmetric {
         kdf(&self.chaining, &[])
     }
 }
+
+#[cfg(test)]
+#[path = "noise_tests.rs"]
+mod tests;

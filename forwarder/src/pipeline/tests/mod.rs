@@ -1,8 +1,17 @@
 //! Two gateways in one process: LAN A - gateway A - three wires - gateway B - LAN B.
 
+// The fuzz target needs a part of it.
+#![cfg_attr(not(test), allow(dead_code))]
+#![allow(clippy::unwrap_used)]
+
+#[cfg(test)]
 mod carry;
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
 mod refuse;
+#[cfg(test)]
 mod waits;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,87 @@
+//! `cargo xtask fuzz`: what `forwarder::fuzzing` promises, under libFuzzer.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{Run as _, exists};
+use crate::workspace;
+
+/// What there is to fuzz.
+const TARGETS: [&str; 4] = ["wire", "config", "handshake", "pipeline"];
+/// A planted bug must be found within so many seconds.
+const SECONDS_FOR_A_PLANTED_BUG: u32 = 600;
+
+/// What to do.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Which targets; all of them if none is named
+    #[arg(value_parser = TARGETS)]
+    targets: Vec<String>,
+    /// How long each of them runs
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// Instead, plant bugs and see whether each target finds its own
+    #[arg(long, conflicts_with = "seconds")]
+    planted: bool,
+}
+
+/// Runs the targets, one after another. What they find joins the corpus.
+///
+/// # Errors
+/// cargo-fuzz is missing, an input breaks a promise, or a planted bug is not found.
+pub fn run(options: &Options) -> Result<()> {
+    if !exists("cargo-fuzz") {
+        bail!("cargo-fuzz is missing: cargo install cargo-fuzz --locked");
+    }
+    let named = options.targets.iter().map(String::as_str);
+    let targets: Vec<&str> = if options.targets.is_empty() { TARGETS.to_vec() } else { named.collect() };
+    for target in targets {
+        if options.planted {
+            find_planted_bug(target)?;
+        } else {
+            fuzz(target, options.seconds)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a target, then keeps of the corpus what it takes to reach all that it reaches.
+fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    let time = format!("-max_total_time={seconds}");
+    cargo_fuzz("run", target)
+        .args(["--", &time, "-timeout=10"])
+        .visibly()
+        .with_context(|| format!("{target}: libFuzzer's words above name the input that breaks a promise"))?;
+    cargo_fuzz("cmin", target).visibly()
+}
+
+fn find_planted_bug(target: &str) -> Result<()> {
+    let cargo_fuzz = |action| {
+        let mut command = cargo_fuzz(action, target);
+        command.env("FORWARDER_PLANTED_BUGS", "yes");
+        command
+    };
+    cargo_fuzz("build").visibly()?;
+    // What is found on the way belongs to another program.
+    let found = workspace::target()?.join("fuzz-planted").join(target);
+    fs::create_dir_all(&found)?;
+    let corpus = workspace::root().join("tests/fuzz/corpus").join(target);
+    let time = format!("-max_total_time={SECONDS_FOR_A_PLANTED_BUG}");
+    let artifacts = format!("-artifact_prefix={}/", found.display());
+    let mut command = cargo_fuzz("run");
+    if command.arg(&found).arg(corpus).args(["--", &time, &artifacts]).visibly().is_ok() {
+        bail!("{target}: the planted bug was not found in {SECONDS_FOR_A_PLANTED_BUG} s");
+    }
+    println!("{target}: the planted bug was found");
+    Ok(())
+}
+
+/// Without a sanitizer: what runs here is safe Rust but for the wiping of keys, and so the stable toolchain
+/// will do.
+fn cargo_fuzz(action: &str, target: &str) -> Command {
+    let mut command = workspace::cargo();
+    command.args(["fuzz", action, "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", target]);
+    command
+}
