@@ -1,7 +1,7 @@
 //! `wg`, the kernel's own tool, on a running `forwarder`. Needs root.
 //!
-//! What it shows and changes here is compared with the kernel's WireGuard in `tests/uml/uapi.sh`; these tests
-//! are about what becomes of the packets meanwhile.
+//! What it shows and changes is compared with another WireGuard by `tests/uml/uapi.sh`: the kernel's under
+//! User-mode Linux, wireguard-go here. The other tests are about what becomes of the packets meanwhile.
 #![allow(clippy::unwrap_used)]
 
 mod flows;
@@ -18,8 +18,11 @@ use xtask::command::Run as _;
 use xtask::lab::address::{self, lan_prefixes, lan4};
 use xtask::lab::gateway::Gateway;
 use xtask::lab::traffic::wait_reachable;
+use xtask::lab::wireguard_go;
 use xtask::lab::{Lab, Options, Side, Site};
-use xtask::progress::wait_until;
+use xtask::progress::{Progress, wait_until};
+use xtask::test::not_run;
+use xtask::{elevate, workspace};
 
 use flows::{FLOWS, Flows};
 
@@ -78,6 +81,26 @@ fn new_key() -> (String, String) {
     let private = Command::new("wg").arg("genkey").text().unwrap().trim().to_owned();
     let public = Command::new("wg").arg("pubkey").feed(&private).unwrap().trim().to_owned();
     (private, public)
+}
+
+#[test]
+fn wg_does_the_same_as_on_wireguard_go() {
+    const NAME: &str = "wg_does_the_same_as_on_wireguard_go";
+    if !elevate::is_root() {
+        return not_run(NAME, "not root");
+    }
+    let reference = match wireguard_go::fetch(Progress::start()) {
+        Ok(program) => program,
+        Err(error) => return not_run(NAME, &format!("{error:#}")),
+    };
+    let name = format!("fwd-{}-uapi", std::process::id());
+    let files = std::env::temp_dir().join(&name);
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/uml/uapi.sh"));
+    script.env("FILES", &files).env("PREFIX", format!("{name}-")).env("REFERENCE", reference);
+    script.env("FORWARDER", workspace::program("debug", "forwarder").unwrap());
+    let output = script.output().unwrap();
+    fs::remove_dir_all(files).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
