@@ -153,7 +153,7 @@ mod tests {
     fn tunnel(name: &str, interface: &str, peers: &[(usize, &str)]) -> TunnelConfig {
         let mut text = format!("[Interface]\n{interface}");
         for (key, lines) in peers {
-            text += &format!("[Peer] # friendly_name = p{key}\nPublicKey = {}\n{lines}", KEYS[*key]);
+            text += &format!("[Peer]\n# friendly_name = p{key}\nPublicKey = {}\n{lines}", KEYS[*key]);
         }
         wg_quick::parse(name, Path::new("wg.conf"), text.as_bytes()).unwrap()
     }

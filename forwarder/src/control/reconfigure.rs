@@ -213,6 +213,7 @@ impl Gateway {
             self.obstacles[peer.index()] = None;
             self.healthy[peer.index()] = false;
             self.keepalives.retain(|due| *due != peer);
+            self.handle.take_session_wanted(peer);
         }
         self.tunnels.retain(|id, _| next.tunnel(*id).is_some());
     }

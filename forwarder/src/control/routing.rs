@@ -103,7 +103,7 @@ pub async fn extend(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: Interface
     let more = next.beyond(now);
     let outcome = add(kernel, now, &more, tun).await;
     if outcome.is_err() {
-        take(kernel, &more, tun).await;
+        take(kernel, &more, now, tun).await;
         if next.mtu != now.mtu
             && let Err(error) = kernel.set_mtu(tun, now.mtu).await
         {
@@ -115,15 +115,7 @@ pub async fn extend(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: Interface
 
 /// Removes what `now` had beyond `next`, in the reverse order.
 pub async fn withdraw(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: InterfaceId) {
-    let less = now.beyond(next);
-    take(kernel, &less, tun).await;
-    // The kernel removes an address with the later ones of its subnet.
-    for address in next.addresses.iter().filter(|_| !less.addresses.is_empty()) {
-        match kernel.add_address(tun, *address).await {
-            Err(e) if e.errno() == Some(Errno::EEXIST) => {}
-            outcome => tell(outcome),
-        }
-    }
+    take(kernel, &now.beyond(next), next, tun).await;
 }
 
 async fn add(kernel: &Kernel, now: &Wanted, more: &Wanted, tun: InterfaceId) -> Result<(), Error> {
@@ -154,10 +146,14 @@ async fn route(kernel: &Kernel, wanted: &Wanted, tun: InterfaceId) -> Result<(),
     Ok(())
 }
 
-/// Removes all that is there of `less`, the fail-closed routes last.
-async fn take(kernel: &Kernel, less: &Wanted, tun: InterfaceId) {
+/// Removes all that is there of `less`, the fail-closed routes last, and leaves what `kept` says.
+async fn take(kernel: &Kernel, less: &Wanted, kept: &Wanted, tun: InterfaceId) {
     for rules in less.rules() {
         tell(kernel.remove_default_rules(&rules).await);
+    }
+    // One of the two rules is the same for every mark.
+    for rules in kept.rules().filter(|_| !less.defaults.is_empty()) {
+        tell(kernel.add_default_rules(&rules).await);
     }
     for (prefix, table) in &less.routes {
         tell(kernel.remove_route(&Route::unicast(*prefix, tun, *table)).await);
@@ -165,21 +161,21 @@ async fn take(kernel: &Kernel, less: &Wanted, tun: InterfaceId) {
     for address in &less.addresses {
         tell(kernel.remove_address(tun, *address).await);
     }
+    // The kernel removes an address with the later ones of its subnet.
+    for address in kept.addresses.iter().filter(|_| !less.addresses.is_empty()) {
+        tell(kernel.add_address(tun, *address).await);
+    }
     for (prefix, table) in &less.guards {
         tell(kernel.remove_route(&Route::unreachable(*prefix, *table)).await);
     }
 }
 
-/// That something is gone already does not matter; what the kernel keeps goes with the process.
+/// What is gone or there already does not matter; what the kernel keeps goes with the process.
 fn tell(outcome: Result<(), Error>) {
-    match outcome {
-        Err(e)
-            if matches!(
-                e.errno(),
-                Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV | Errno::EADDRNOTAVAIL)
-            ) => {}
-        Err(error) => tracing::warn!("{error}"),
-        Ok(()) => {}
+    let Err(error) = outcome else { return };
+    let done = [Errno::ESRCH, Errno::ENOENT, Errno::ENODEV, Errno::EADDRNOTAVAIL, Errno::EEXIST];
+    if !error.errno().is_some_and(|errno| done.contains(&errno)) {
+        tracing::warn!("{error}");
     }
 }
 
@@ -198,5 +194,51 @@ fn table(prefix: IpNet, config: &TunnelConfig) -> Option<u32> {
         Table::Auto if prefix.prefix_len() == 0 => Some(TABLE_TUNNEL),
         Table::Auto => Some(TABLE_MAIN),
         Table::Number(table) => Some(table),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::wg_quick;
+
+    fn wanted(interface: &str, allowed: &str) -> Wanted {
+        let text = format!(
+            "[Interface]\nPrivateKey = 6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=\n{interface}\n\
+             [Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\nAllowedIPs = {allowed}\n"
+        );
+        Wanted::new(&[wg_quick::parse("wg0", Path::new("wg0.conf"), text.as_bytes()).unwrap()], 1420)
+    }
+
+    fn set(prefixes: &[(&str, u32)]) -> BTreeSet<(IpNet, u32)> {
+        prefixes.iter().map(|(prefix, table)| (prefix.parse().unwrap(), *table)).collect()
+    }
+
+    #[test]
+    fn the_table_says_what_is_routed_and_what_is_guarded() {
+        let allowed = "10.2.0.0/16, 0.0.0.0/0";
+        let automatic = wanted("", allowed);
+        let both = set(&[("10.2.0.0/16", TABLE_MAIN), ("0.0.0.0/0", TABLE_TUNNEL)]);
+        assert_eq!((&automatic.guards, &automatic.routes), (&both, &both));
+        assert_eq!(automatic.defaults, BTreeSet::from([(true, TABLE_TUNNEL)]));
+        let off = wanted("Table = off", allowed);
+        assert_eq!((off.guards, off.routes), (set(&[("10.2.0.0/16", TABLE_MAIN)]), set(&[])));
+        assert!(off.defaults.is_empty());
+        let other = wanted("Table = 7", allowed);
+        let both = set(&[("10.2.0.0/16", 7), ("0.0.0.0/0", 7)]);
+        assert_eq!((other.guards, other.routes, other.defaults.len()), (both.clone(), both, 0));
+    }
+
+    #[test]
+    fn only_the_difference_comes_and_goes() {
+        let now = wanted("Address = 10.9.0.1/24", "10.2.0.0/16, 10.3.0.0/16");
+        let next = wanted("Address = 10.9.0.2/24", "10.3.0.0/16, 10.4.0.0/16");
+        let (more, less) = (next.beyond(&now), now.beyond(&next));
+        assert_eq!((more.routes, less.routes), (set(&[("10.4.0.0/16", 254)]), set(&[("10.2.0.0/16", 254)])));
+        assert_eq!((more.guards, less.guards), (set(&[("10.4.0.0/16", 254)]), set(&[("10.2.0.0/16", 254)])));
+        assert_eq!(more.addresses, BTreeSet::from(["10.9.0.2/24".parse().unwrap()]));
+        assert_eq!(now.beyond(&now), Wanted { mtu: 1420, ..Wanted::default() });
     }
 }

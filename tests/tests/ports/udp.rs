@@ -200,3 +200,60 @@ fn a_host_without_ipv6_addresses_and_an_unknown_destination_lose_no_frame() {
         assert_eq!((port.available(), port.counters().tx_failed), (256, 3));
     });
 }
+
+/// What a reload does: the tunnel that stays loses nothing, ids follow their sockets, and a port that is no
+/// more is free for others.
+#[test]
+fn sockets_come_and_go_under_a_running_port() {
+    in_namespace(|| {
+        let (sockets, mut port) = open(&[tunnel("wg0", 0), tunnel("wg1", 0)]);
+        let peer = peer("127.0.0.1:0");
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let [stays, goes] = [0, 1].map(|id| local(sockets.port(TunnelId(id)).unwrap()));
+        let mut seen = 0;
+        let mut sent = 0;
+        for round in 0..4 {
+            let mut bound = sockets.bound();
+            if round % 2 == 0 {
+                bound.remove(&TunnelId(1));
+                bound.insert(TunnelId(2), sockets.bind(&tunnel("wg2", 0)).unwrap());
+            } else {
+                let moved = bound.remove(&TunnelId(2)).unwrap();
+                bound.insert(TunnelId(1), moved);
+            }
+            (0..50).for_each(|_| {
+                send_with_tos(&peer, stays, 0, &payload(sent));
+                sent += 1;
+            });
+            sockets.replace(bound);
+            let id = TunnelId(if round % 2 == 0 { 2 } else { 1 });
+            let other = local(sockets.port(id).unwrap());
+            // Once the port has seen the change.
+            for rx in receive(&mut port, PATIENCE) {
+                seen += 1;
+                port.release(rx);
+            }
+            send_with_tos(&peer, other, 0, b"other");
+            let mut arrived = false;
+            while seen < sent || !arrived {
+                let frames = receive(&mut port, PATIENCE);
+                assert!(!frames.is_empty(), "round {round}: {seen} of {sent}, other: {arrived}");
+                for rx in frames {
+                    let Layer::Datagram { tunnel, .. } = rx.layer else { panic!("a datagram") };
+                    if rx.frame.bytes() == b"other" {
+                        assert_eq!(tunnel, id);
+                        arrived = true;
+                    } else {
+                        assert_eq!((tunnel, rx.frame.bytes()), (TunnelId(0), &payload(seen)[..]));
+                        seen += 1;
+                    }
+                    port.release(rx);
+                }
+            }
+        }
+        assert!((0..100).any(|_| {
+            receive(&mut port, Duration::from_millis(10));
+            UdpSocket::bind(("0.0.0.0", goes.port())).is_ok()
+        }));
+    });
+}
