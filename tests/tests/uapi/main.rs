@@ -157,7 +157,14 @@ fn peers_change_beside_traffic() {
     let (_, other) = new_key();
     let before = ends.a.counters().unwrap();
     let flows = Flows::start(a, b).unwrap();
-    let set = |arguments: &str| a.wg(&format!("set wg1 peer {other} {arguments}")).unwrap();
+    flows.more(20).unwrap();
+    // While each change is made there are datagrams on their way, and after it, too.
+    let wg = |arguments: &str| {
+        let said = a.wg(arguments).unwrap();
+        flows.more(3).unwrap();
+        said
+    };
+    let set = |arguments: &str| wg(&format!("set wg1 peer {other} {arguments}"));
     let shown = || peer(a, "wg1", &other);
     let handshakes = a.wg("show all latest-handshakes").unwrap();
 
@@ -178,10 +185,10 @@ fn peers_change_beside_traffic() {
 
     // A prefix moves from peer to peer of one tunnel.
     let (_, third) = new_key();
-    a.wg(&format!("set wg1 peer {third} allowed-ips 10.78.0.0/16")).unwrap();
+    wg(&format!("set wg1 peer {third} allowed-ips 10.78.0.0/16"));
     assert_eq!(shown().unwrap().allowed_ips, "(none)");
     assert_eq!(peer(a, "wg1", &third).unwrap().allowed_ips, "10.78.0.0/16");
-    a.wg(&format!("set wg1 peer {third} remove peer {other} remove")).unwrap();
+    wg(&format!("set wg1 peer {third} remove peer {other} remove"));
     assert!(shown().is_none() && peer(a, "wg1", &third).is_none());
 
     // The whole tunnel from a file that says the same of the peer that has traffic, in all three ways.
@@ -196,19 +203,19 @@ fn peers_change_beside_traffic() {
         ("setconf", &more, 2),
         ("setconf", &conf, 1),
     ] {
-        a.wg(&format!("{how} wg1 {file}")).unwrap();
+        wg(&format!("{how} wg1 {file}"));
         let listed = a.wg("show wg1 peers").unwrap();
         assert_eq!(listed.lines().count(), peers, "{how} {file}");
     }
     let own = a.public_key().to_owned();
-    a.wg(&format!("set wg1 fwmark 0x77 peer {own} allowed-ips 10.81.0.0/16")).unwrap();
+    wg(&format!("set wg1 fwmark 0x77 peer {own} allowed-ips 10.81.0.0/16"));
     assert_eq!(a.wg("show wg1 fwmark").unwrap().trim(), "0x77");
     assert!(peer(a, "wg1", &own).is_none(), "our own key is no peer");
-    a.wg("set wg1 fwmark off").unwrap();
+    wg("set wg1 fwmark off");
 
     let outcome = flows.finish().unwrap();
     println!("{} datagrams of each of {FLOWS} flows", outcome.sent);
-    assert!(outcome.sent > 50 && outcome.lost.is_empty(), "{outcome:?}");
+    assert!(outcome.lost.is_empty(), "{outcome:?}");
     assert_eq!(a.wg("show all latest-handshakes").unwrap(), handshakes, "a session did not live on");
     let after = ends.a.counters().unwrap();
     for (before, after) in before.tunnels.iter().zip(&after.tunnels) {
