@@ -38,6 +38,8 @@ fn what_differs_changes_and_a_flow_beside_it_loses_nothing() -> Result<()> {
     }
     for gateway in &mut gateways {
         reload(gateway, "wg2: added")?;
+    }
+    for gateway in &mut gateways {
         gateway.wait_tunnels(PATIENCE)?;
     }
     traffic::wait_reachable(&lab.a.host, address::tunnel(Side::B, 2).into(), PATIENCE)?;
@@ -177,6 +179,67 @@ fn what_cannot_be_changes_nothing() -> Result<()> {
     flow.finish()
 }
 
+/// One name that nobody knows at first, and one that stands for an address where nobody is.
+#[test]
+fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
+    let name = "endpoints_by_name_are_looked_up_until_the_peers_answer";
+    let Some(lab) = lab::lab(name, Options { ports: 2, ..Options::default() })? else { return Ok(()) };
+    let names = Hosts::new(&lab.a.gateway, "10.200.0.99 moved.test\n")?;
+    for (file, host) in [("wg0", "moved.test"), ("wg1", "late.test")] {
+        edit(&lab.a, file, "Endpoint", |line| {
+            format!("Endpoint = {host}:{}", line.rsplit(':').next().unwrap_or_default())
+        })?;
+    }
+    // Only A knows where the other one is.
+    for file in ["wg0", "wg1"] {
+        edit(&lab.b, file, "Endpoint", |_| String::new())?;
+    }
+    let mut a = start_ready(&lab, &lab.a, &[])?;
+    let mut b = start_ready(&lab, &lab.b, &[])?;
+    ensure!(a.daemon.output()?.contains("late.test:51821 cannot be resolved"), "{}", a.daemon.output()?);
+    names.set(&format!(
+        "{} moved.test\n{} late.test\n",
+        lab.b.endpoint(lab.options, 0),
+        lab.b.endpoint(lab.options, 1)
+    ))?;
+    for (index, tunnel) in [(0, "wg0"), (1, "wg1")] {
+        let target = address::tunnel(Side::B, index).into();
+        traffic::wait_reachable(&lab.a.host, target, 3 * PATIENCE).context(tunnel)?;
+    }
+    b.wait_tunnels(PATIENCE)?;
+
+    // While the peers answer, nobody asks.
+    names.set("10.200.0.99 moved.test late.test\n")?;
+    a.daemon.signal(Signal::SIGHUP)?;
+    a.daemon.wait_for("was read again", PATIENCE)?;
+    ensure!(pings(&lab.a.host, lab.b.host_address().into())?, "the endpoints were forgotten");
+    Ok(())
+}
+
+/// /etc/hosts of a namespace, as `ip netns exec` mounts it for what it starts.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    fn new(namespace: &Netns, text: &str) -> Result<Self> {
+        let this = Self(PathBuf::from("/etc/netns").join(namespace.name()));
+        fs::create_dir_all(&this.0)?;
+        this.set(text)?;
+        Ok(this)
+    }
+
+    fn set(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.0.join("hosts"), text)?)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        // Nothing sensible can be done about a failure on the way out.
+        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir("/etc/netns");
+    }
+}
+
 /// Pings from A's LAN host, 100 a second.
 struct Flow(Daemon);
 
@@ -189,12 +252,12 @@ impl Flow {
         Ok(Self(ping))
     }
 
-    /// None was lost, but those that are on their way when it ends.
+    /// None was lost, up to a second after the last change; but those that are on their way at the end.
     fn finish(mut self) -> Result<()> {
+        let last = self.answered()?.len();
+        ensure!(wait_until(PATIENCE, || Ok(self.answered()?.len() >= last + 100))?, "the flow has stopped");
         self.0.end_with(Signal::SIGINT)?;
-        let output = self.0.output()?;
-        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
-        let mut answered: Vec<u32> = output.lines().filter_map(number).collect();
+        let mut answered = self.answered()?;
         answered.sort_unstable();
         answered.dedup();
         let last = answered.last().copied().context("no answers")?;
@@ -202,6 +265,12 @@ impl Flow {
         println!("{last} pings beside the changes");
         ensure!(missing.is_empty(), "lost {missing:?} of {last}");
         Ok(())
+    }
+
+    /// The numbers of the pings that were answered.
+    fn answered(&self) -> Result<Vec<u32>> {
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse().ok();
+        Ok(self.0.output()?.lines().filter_map(number).collect())
     }
 }
 

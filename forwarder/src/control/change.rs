@@ -151,10 +151,10 @@ mod tests {
     const INTERFACE: &str = "PrivateKey = 6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=\n";
 
     fn tunnel(name: &str, interface: &str, peers: &[(usize, &str)]) -> TunnelConfig {
-        let mut text = format!("[Interface]\n{interface}");
-        for (key, lines) in peers {
-            text += &format!("[Peer]\n# friendly_name = p{key}\nPublicKey = {}\n{lines}", KEYS[*key]);
-        }
+        let peer = |(key, lines): &(usize, &str)| {
+            format!("[Peer]\n# friendly_name = p{key}\nPublicKey = {}\n{lines}", KEYS[*key])
+        };
+        let text = format!("[Interface]\n{interface}{}", peers.iter().map(peer).collect::<String>());
         wg_quick::parse(name, Path::new("wg.conf"), text.as_bytes()).unwrap()
     }
 
