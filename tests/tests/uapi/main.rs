@@ -140,6 +140,16 @@ fn what_runs_is_shown() {
     let run = a.tunnels.with_extension("run");
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&run), mode(&run.join("wg0.sock"))), (0o700, 0o600));
+    // Were these open to all, a stranger would be hung up on all the same.
+    for (path, mode) in [(run.clone(), 0o711), (run.join("wg0.sock"), 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let alone = a.alone("setpriv").unwrap();
+    let mut stranger = a.gateway.command(alone.get_program());
+    stranger.args(alone.get_args()).args("--reuid=65534 --clear-groups wg show wg0 dump".split(' '));
+    let error = stranger.text().unwrap_err().to_string();
+    assert!(error.ends_with("Protocol error"), "{error}");
+
     ends.a.daemon.end_with(Signal::SIGKILL).unwrap();
     let gone = || Ok(fs::read_dir(&run)?.count() == 0);
     assert!(wait_until(PATIENCE, gone).unwrap(), "a killed gateway's sockets are still there");
