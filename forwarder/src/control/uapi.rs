@@ -17,6 +17,9 @@ use crate::wireguard::PublicKey;
 
 impl Gateway {
     /// Does what a caller asks of a tunnel, and answers.
+    ///
+    /// # Errors
+    /// [`Errno::ENODEV`] when there is no such tunnel, else why it cannot be changed; nothing has changed then.
     pub async fn answer(&mut self, tunnel: &str, request: &Request, rng: &mut dyn CryptoRng) -> Answer {
         // Its socket may have outlived it.
         let config = self.configs().iter().find(|config| config.name == tunnel).ok_or(Errno::ENODEV)?;

@@ -198,7 +198,9 @@ impl Model {
         if set.replace_peers {
             *self = Self::default();
         }
-        own.into_iter().for_each(|key| self.remove(key));
+        if let Some(key) = own {
+            self.remove(key);
+        }
         for change in &set.peers {
             let key = change.public_key;
             let absent = !self.peers.contains_key(&key);
@@ -213,7 +215,9 @@ impl Model {
     fn change(&mut self, change: &PeerChange) {
         let key = change.public_key;
         let (preshared_key, endpoint, keepalive) = self.peers.entry(key).or_default();
-        change.preshared_key.iter().for_each(|new| *preshared_key = ***new);
+        if let Some(new) = &change.preshared_key {
+            *preshared_key = ***new;
+        }
         *endpoint = change.endpoint.or(*endpoint);
         match change.persistent_keepalive {
             None => {}

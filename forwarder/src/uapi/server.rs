@@ -120,13 +120,14 @@ impl Server {
     fn complain(&self, name: &str, error: &io::Error) {
         let path = self.directory.join(format!("{name}.sock"));
         let path = path.display();
-        match error.kind() {
-            io::ErrorKind::AddrInUse => tracing::warn!(
+        if error.kind() == io::ErrorKind::AddrInUse {
+            tracing::warn!(
                 "{path}: another process answers there, so `wg` cannot reach this {name}: rename the tunnel"
-            ),
-            _ => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 "{path}: cannot be made ({error}), so `wg` cannot reach {name}: the folder must be ours"
-            ),
+            );
         }
     }
 }

@@ -44,8 +44,8 @@ fn ask(socket: &Path, text: &str, hang_up: bool) -> thread::JoinHandle<String> {
     })
 }
 
-fn text(text: &str) -> Answer {
-    Ok(Zeroizing::new(text.to_owned()))
+fn text(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(text.to_owned())
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn requests_are_answered_in_order() {
     let client = ask(&home.socket(), "get=1\n\nset=1\nlisten_port=x\n\nset=1\nfwmark=1\n\nget=1\n\n", true);
     let call = home.0.next().await;
     assert!(call.tunnel == "wg0" && matches!(call.request, Request::Get));
-    call.answer(text("listen_port=1\n"));
+    call.answer(Ok(text("listen_port=1\n")));
     let call = home.0.next().await;
     assert!(matches!(&call.request, Request::Set(set) if set.fwmark == Some(1)));
     call.answer(Err(Errno::EADDRINUSE));
@@ -84,7 +84,7 @@ async fn who_does_not_read_is_hung_up_on() {
     let mut home = Home::new("reading");
     let mut stream = UnixStream::connect(home.socket()).await.unwrap();
     stream.write_all(b"get=1\n\n").await.unwrap();
-    home.0.next().await.answer(text(&"x\n".repeat(1 << 20)));
+    home.0.next().await.answer(Ok(text(&"x\n".repeat(1 << 20))));
     tokio::time::sleep(2 * SHORT).await;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
@@ -121,7 +121,7 @@ async fn connections_are_bounded_and_the_next_gets_its_turn() {
     late.write_all(b"get=1\n\n").await.unwrap();
     assert!(timeout(Duration::from_millis(200), home.0.next()).await.is_err());
     drop(idle.pop());
-    home.0.next().await.answer(text(""));
+    home.0.next().await.answer(Ok(text("")));
     let mut answer = [0; 9];
     late.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"errno=0\n\n");
@@ -149,7 +149,7 @@ async fn a_socket_that_is_taken_is_done_without() {
     second.serve(["wg0", "wg1"].into_iter());
     assert!(second.sockets["wg0"].is_none() && second.sockets["wg1"].is_some());
     let client = ask(&home.socket(), "get=1\n\n", true);
-    home.0.next().await.answer(text(""));
+    home.0.next().await.answer(Ok(text("")));
     assert_eq!(tokio::task::spawn_blocking(|| client.join().unwrap()).await.unwrap(), "errno=0\n\n");
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::Result;
-use tests::lab::inside;
+use anyhow::{Result, ensure};
+use tests::lab::{PATIENCE, inside};
 use xtask::lab::Site;
+use xtask::progress::wait_until;
 
 const PORT: u16 = 7000;
 /// Enough for each of three tunnels to have some.
@@ -22,7 +23,9 @@ const LAST: Duration = Duration::from_secs(1);
 /// Running flows.
 pub struct Flows {
     stop: Arc<AtomicBool>,
-    sender: JoinHandle<Result<u32>>,
+    /// Datagrams of each flow so far.
+    sent: Arc<AtomicU32>,
+    sender: JoinHandle<Result<()>>,
     receiver: JoinHandle<Result<BTreeSet<(u16, u32)>>>,
 }
 
@@ -41,31 +44,40 @@ impl Flows {
         let stop = Arc::new(AtomicBool::new(false));
         let (source, target) = (from.host_address(), to.host_address());
         let receiver = inside(&to.host, move || receive(&UdpSocket::bind((target, PORT))?))?;
-        let stopped = Arc::clone(&stop);
+        let sent = Arc::new(AtomicU32::new(0));
+        let (stopped, number) = (Arc::clone(&stop), Arc::clone(&sent));
         let sender = inside(&from.host, move || {
             let bind = |_| UdpSocket::bind((source, 0));
             let sockets = (0..FLOWS).map(bind).collect::<std::io::Result<Vec<_>>>()?;
-            let mut number = 0_u32;
             while !stopped.load(Ordering::Relaxed) {
                 for (flow, socket) in (0_u16..).zip(&sockets) {
                     let mut datagram = [0; 6];
                     datagram[..2].copy_from_slice(&flow.to_be_bytes());
-                    datagram[2..].copy_from_slice(&number.to_be_bytes());
+                    datagram[2..].copy_from_slice(&number.load(Ordering::Relaxed).to_be_bytes());
                     socket.send_to(&datagram, (target, PORT))?;
                 }
-                number += 1;
+                number.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(INTERVAL);
             }
-            Ok(number)
+            Ok(())
         })?;
-        Ok(Self { stop, sender, receiver })
+        Ok(Self { stop, sent, sender, receiver })
+    }
+
+    /// Waits until each flow has sent `count` more.
+    pub fn more(&self, count: u32) -> Result<()> {
+        let goal = self.sent.load(Ordering::Relaxed) + count;
+        let reached = wait_until(PATIENCE, || Ok(self.sent.load(Ordering::Relaxed) >= goal))?;
+        ensure!(reached, "the flows have stopped");
+        Ok(())
     }
 
     /// Ends them and says what arrived.
     pub fn finish(self) -> Result<Outcome> {
         self.stop.store(true, Ordering::Relaxed);
         let join = |panic| -> ! { std::panic::resume_unwind(panic) };
-        let sent = self.sender.join().unwrap_or_else(|panic| join(panic))?;
+        self.sender.join().unwrap_or_else(|panic| join(panic))?;
+        let sent = self.sent.load(Ordering::Relaxed);
         let arrived = self.receiver.join().unwrap_or_else(|panic| join(panic))?;
         let all = (0..FLOWS as u16).flat_map(|flow| (0..sent).map(move |number| (flow, number)));
         Ok(Outcome { sent, lost: all.filter(|datagram| !arrived.contains(datagram)).collect() })

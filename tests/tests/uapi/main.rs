@@ -1,7 +1,7 @@
 //! `wg`, the kernel's own tool, on a running `forwarder`. Needs root.
 //!
-//! What it shows and changes here is compared with the kernel's WireGuard in `tests/uml/uapi.sh`; these tests
-//! are about what becomes of the packets meanwhile.
+//! What it shows and changes is compared with another WireGuard by `tests/uml/uapi.sh`: the kernel's under
+//! User-mode Linux, wireguard-go here. The other tests are about what becomes of the packets meanwhile.
 #![allow(clippy::unwrap_used)]
 
 mod flows;
@@ -18,8 +18,11 @@ use xtask::command::Run as _;
 use xtask::lab::address::{self, lan_prefixes, lan4};
 use xtask::lab::gateway::Gateway;
 use xtask::lab::traffic::wait_reachable;
+use xtask::lab::wireguard_go;
 use xtask::lab::{Lab, Options, Side, Site};
-use xtask::progress::wait_until;
+use xtask::progress::{Progress, wait_until};
+use xtask::test::not_run;
+use xtask::{elevate, workspace};
 
 use flows::{FLOWS, Flows};
 
@@ -81,6 +84,26 @@ fn new_key() -> (String, String) {
 }
 
 #[test]
+fn wg_does_the_same_as_on_wireguard_go() {
+    const NAME: &str = "wg_does_the_same_as_on_wireguard_go";
+    if !elevate::is_root() {
+        return not_run(NAME, "not root");
+    }
+    let reference = match wireguard_go::fetch(Progress::start()) {
+        Ok(program) => program,
+        Err(error) => return not_run(NAME, &format!("{error:#}")),
+    };
+    let name = format!("fwd-{}-uapi", std::process::id());
+    let files = std::env::temp_dir().join(&name);
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/uml/uapi.sh"));
+    script.env("FILES", &files).env("PREFIX", format!("{name}-")).env("REFERENCE", reference);
+    script.env("FORWARDER", workspace::program("debug", "forwarder").unwrap());
+    let output = script.output().unwrap();
+    fs::remove_dir_all(files).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
 fn what_runs_is_shown() {
     let Some(mut ends) = Ends::start("what_runs_is_shown", 2) else { return };
     let (a, b) = (&ends.lab.a, &ends.lab.b);
@@ -117,6 +140,16 @@ fn what_runs_is_shown() {
     let run = a.tunnels.with_extension("run");
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&run), mode(&run.join("wg0.sock"))), (0o700, 0o600));
+    // Were these open to all, a stranger would be hung up on all the same.
+    for (path, mode) in [(run.clone(), 0o711), (run.join("wg0.sock"), 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let alone = a.alone("setpriv").unwrap();
+    let mut stranger = a.gateway.command(alone.get_program());
+    stranger.args(alone.get_args()).args("--reuid=65534 --clear-groups wg show wg0 dump".split(' '));
+    let error = stranger.text().unwrap_err().to_string();
+    assert!(error.ends_with("Protocol error"), "{error}");
+
     ends.a.daemon.end_with(Signal::SIGKILL).unwrap();
     let gone = || Ok(fs::read_dir(&run)?.count() == 0);
     assert!(wait_until(PATIENCE, gone).unwrap(), "a killed gateway's sockets are still there");
@@ -134,7 +167,14 @@ fn peers_change_beside_traffic() {
     let (_, other) = new_key();
     let before = ends.a.counters().unwrap();
     let flows = Flows::start(a, b).unwrap();
-    let set = |arguments: &str| a.wg(&format!("set wg1 peer {other} {arguments}")).unwrap();
+    flows.more(20).unwrap();
+    // While each change is made there are datagrams on their way, and after it, too.
+    let wg = |arguments: &str| {
+        let said = a.wg(arguments).unwrap();
+        flows.more(3).unwrap();
+        said
+    };
+    let set = |arguments: &str| wg(&format!("set wg1 peer {other} {arguments}"));
     let shown = || peer(a, "wg1", &other);
     let handshakes = a.wg("show all latest-handshakes").unwrap();
 
@@ -155,10 +195,10 @@ fn peers_change_beside_traffic() {
 
     // A prefix moves from peer to peer of one tunnel.
     let (_, third) = new_key();
-    a.wg(&format!("set wg1 peer {third} allowed-ips 10.78.0.0/16")).unwrap();
+    wg(&format!("set wg1 peer {third} allowed-ips 10.78.0.0/16"));
     assert_eq!(shown().unwrap().allowed_ips, "(none)");
     assert_eq!(peer(a, "wg1", &third).unwrap().allowed_ips, "10.78.0.0/16");
-    a.wg(&format!("set wg1 peer {third} remove peer {other} remove")).unwrap();
+    wg(&format!("set wg1 peer {third} remove peer {other} remove"));
     assert!(shown().is_none() && peer(a, "wg1", &third).is_none());
 
     // The whole tunnel from a file that says the same of the peer that has traffic, in all three ways.
@@ -173,19 +213,19 @@ fn peers_change_beside_traffic() {
         ("setconf", &more, 2),
         ("setconf", &conf, 1),
     ] {
-        a.wg(&format!("{how} wg1 {file}")).unwrap();
+        wg(&format!("{how} wg1 {file}"));
         let listed = a.wg("show wg1 peers").unwrap();
         assert_eq!(listed.lines().count(), peers, "{how} {file}");
     }
     let own = a.public_key().to_owned();
-    a.wg(&format!("set wg1 fwmark 0x77 peer {own} allowed-ips 10.81.0.0/16")).unwrap();
+    wg(&format!("set wg1 fwmark 0x77 peer {own} allowed-ips 10.81.0.0/16"));
     assert_eq!(a.wg("show wg1 fwmark").unwrap().trim(), "0x77");
     assert!(peer(a, "wg1", &own).is_none(), "our own key is no peer");
-    a.wg("set wg1 fwmark off").unwrap();
+    wg("set wg1 fwmark off");
 
     let outcome = flows.finish().unwrap();
     println!("{} datagrams of each of {FLOWS} flows", outcome.sent);
-    assert!(outcome.sent > 50 && outcome.lost.is_empty(), "{outcome:?}");
+    assert!(outcome.lost.is_empty(), "{outcome:?}");
     assert_eq!(a.wg("show all latest-handshakes").unwrap(), handshakes, "a session did not live on");
     let after = ends.a.counters().unwrap();
     for (before, after) in before.tunnels.iter().zip(&after.tunnels) {
