@@ -7,8 +7,11 @@ use clap::{Args, Parser};
 use serde::Serialize;
 
 mod account;
+mod flood;
+mod forge;
 mod host;
 mod ladder;
+mod newcomer;
 mod packet;
 mod program;
 mod rate;
@@ -41,6 +44,22 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Offer one rate between two hosts (network namespaces) and count what arrives
+    Offer {
+        #[command(flatten)]
+        ends: rate::Ends,
+        #[command(flatten)]
+        load: rate::Load,
+        /// Packets per second
+        #[arg(long)]
+        rate: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Flood a gateway with handshake messages from spoofed sources; prints one JSON object
+    Flood(flood::Options),
+    /// Join a gateway as a new peer, ping through it and rekey; prints one JSON object
+    Newcomer(newcomer::Options),
     /// Send from an interface of this namespace
     Send(Send),
     /// Count what arrives at an interface of this namespace
@@ -90,6 +109,11 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Rate { ends, load, output } => print_report(&rate::measure(&ends, &load)?, &output),
         Command::Ceiling { load, output } => print_report(&rate::ceiling(&load)?, &output),
+        Command::Offer { ends, load, rate, output } => {
+            print_report(&rate::offer(&ends, &load, rate)?, &output)
+        }
+        Command::Flood(options) => print_json(&flood::run(&options)?),
+        Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
