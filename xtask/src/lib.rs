@@ -1,5 +1,6 @@
 //! What `cargo xtask` is made of; the tests that need a kernel use the labs.
 
+pub mod bench;
 pub mod build_ebpf;
 pub mod command;
 pub mod demo;

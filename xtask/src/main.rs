@@ -5,13 +5,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xtask::progress::Progress;
-use xtask::{build_ebpf, demo, lab_kernel, test};
+use xtask::{bench, build_ebpf, demo, lab_kernel, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about, disable_help_subcommand = true)]
 enum Command {
     /// Show a site-to-site VPN over three tunnels at work, and what it carries
     Demo(demo::Options),
+    /// Measure beside something else, and judge by ratios
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run every check and test that this machine can run, and say which it cannot
     Test,
     /// Build the XDP program that is committed
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => demo::run(&options)?,
+        Command::Bench(bench) => bench::run(&bench)?,
         Command::Test => return test::run(),
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
         Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),

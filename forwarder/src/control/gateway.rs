@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
-use super::handle::Handle;
+use super::handle::{Admitted, Handle};
 use super::routes::Merged;
 use super::snapshots::{PathState, World};
 use crate::clock::{self, Boottime};
@@ -32,8 +32,6 @@ const HANDSHAKE_TOS: u8 = 0x88;
 const INJECTING_LANE: usize = 0;
 /// Handshake messages that one turn takes: a flood must not hold up timers, and answers leave between turns.
 const HANDSHAKES_PER_TURN: usize = 64;
-/// How long the gateway counts as under load after its queue was long, as in the kernel.
-const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
 const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
@@ -84,8 +82,6 @@ pub struct Gateway {
     pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
     pub(super) view_due: Boottime,
-    /// Cookies are demanded until then.
-    pub(super) loaded_until: Boottime,
 }
 
 /// What must be done before the turn's messages leave.
@@ -133,7 +129,6 @@ impl Gateway {
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
-            loaded_until: Boottime::default(),
         }
     }
 
@@ -183,17 +178,12 @@ impl Gateway {
     /// Handshake messages and wanted sessions.
     fn receive(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        if self.handle.is_loaded() {
-            self.loaded_until = now + LOAD_LATCH;
-        }
-        let loaded = now < self.loaded_until;
         for _ in 0..HANDSHAKES_PER_TURN {
-            let Some(handshake) = self.handle.next_handshake() else { break };
-            let tunnel = &mut self.tunnels[handshake.tunnel.index()];
-            let outcome = tunnel.receive(now, wall, rng, handshake.source, &handshake.message, loaded);
+            let Some(Admitted { tunnel, source, message }) = self.handle.next_handshake() else { break };
+            let outcome = self.tunnels[tunnel.index()].admitted(now, wall, rng, source, &message);
             if let Err(refusal) = outcome {
-                let name = &self.plan.topology.tunnels[handshake.tunnel.index()].name;
-                tracing::debug!("{name}: refused a handshake message of {}: {refusal:?}", handshake.source);
+                let name = &self.plan.topology.tunnels[tunnel.index()].name;
+                tracing::debug!("{name}: refused a handshake message of {source}: {refusal:?}");
             }
         }
         self.handle.wake_if_any();
@@ -314,9 +304,7 @@ impl Gateway {
         if let (Some((peer, _)), Ok(payload)) = (by_port, ArrayVec::try_from(&transmit.payload[..])) {
             return self.inject(INJECTING_LANE, Injected::Message { peer, payload });
         }
-        // Cookie replies carry no mark.
-        let tos = if transmit.peer.is_some() { HANDSHAKE_TOS } else { 0 };
-        if let Err(error) = self.sockets.send_to(tunnel, transmit.to, tos, &transmit.payload) {
+        if let Err(error) = self.sockets.send_to(tunnel, transmit.to, HANDSHAKE_TOS, &transmit.payload) {
             tracing::debug!("cannot send a handshake message to {}: {error}", transmit.to);
         }
     }

@@ -1,35 +1,63 @@
-//! The control thread as the lanes reach it: bounded queues and level-triggered flags.
+//! The control thread as the lanes reach it: bounded queues and level-triggered flags. Handshake messages
+//! pass the tunnels' doors here, on the lane's thread, so that a flood of bad ones is queued nowhere.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
-use crate::id::{InterfaceId, PeerId};
+use crate::clock::{self, Boottime};
+use crate::drops::Drop;
+use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Handshake;
+use crate::port::udp::UdpSockets;
+use crate::wireguard::message::Handshake as Message;
+use crate::wireguard::{Door, Stopped};
 
 /// Handshake messages that may wait, the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`.
 const MAX_HANDSHAKES: usize = 4096;
 /// Waiting handshake messages from which on the gateway counts as under load, as the kernel does.
 const LOADED: usize = MAX_HANDSHAKES / 8;
+/// How long the gateway counts as under load after its queue was long, as in the kernel.
+const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// Next hops that may wait for a look at their MAC address.
 const MAX_NEIGHBOURS: usize = 256;
 
-/// What lanes leave for the control thread.
+/// A handshake message that its tunnel's door has let pass.
 #[derive(Debug)]
+pub struct Admitted {
+    /// The tunnel whose listen port it came to.
+    pub tunnel: TunnelId,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// The message.
+    pub message: Message,
+}
+
+/// What lanes leave for the control thread.
 pub struct Handle {
-    handshakes: ArrayQueue<Handshake>,
+    doors: Box<[Arc<Mutex<Door>>]>,
+    /// Where cookie replies leave.
+    sockets: Arc<UdpSockets>,
+    /// Cookies are demanded until then, in nanoseconds of boot time.
+    loaded_until: AtomicU64,
+    handshakes: ArrayQueue<Admitted>,
     neighbours: ArrayQueue<(InterfaceId, IpAddr)>,
     sessions: Box<[AtomicBool]>,
     wake: Notify,
 }
 
 impl Handle {
-    /// For that many peers.
-    pub fn new(peers: usize) -> Self {
+    /// For that many peers, and the doors of all tunnels.
+    pub fn new(peers: usize, doors: Box<[Arc<Mutex<Door>>]>, sockets: Arc<UdpSockets>) -> Self {
         Self {
+            doors,
+            sockets,
+            loaded_until: AtomicU64::new(0),
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
             neighbours: ArrayQueue::new(MAX_NEIGHBOURS),
             sessions: (0..peers).map(|_| AtomicBool::new(false)).collect(),
@@ -43,13 +71,8 @@ impl Handle {
     }
 
     /// The next handshake message.
-    pub fn next_handshake(&self) -> Option<Handshake> {
+    pub fn next_handshake(&self) -> Option<Admitted> {
         self.handshakes.pop()
-    }
-
-    /// Whether so many handshake messages wait that cookies are due.
-    pub fn is_loaded(&self) -> bool {
-        self.handshakes.len() >= LOADED
     }
 
     /// Makes [`Self::woken`] return once more if handshake messages are left for the next turn.
@@ -68,6 +91,20 @@ impl Handle {
     pub fn take_session_wanted(&self, peer: PeerId) -> bool {
         self.sessions[peer.index()].swap(false, Ordering::AcqRel)
     }
+
+    fn is_loaded(&self, now: Boottime) -> bool {
+        if self.handshakes.len() >= LOADED {
+            self.loaded_until.store((now + LOAD_LATCH).nanos(), Ordering::Relaxed);
+        }
+        now.nanos() < self.loaded_until.load(Ordering::Relaxed)
+    }
+
+    /// Cookie replies carry no mark, and one that is lost is asked for again.
+    fn send_cookie(&self, tunnel: TunnelId, to: SocketAddr, reply: &[u8]) {
+        if let Err(error) = self.sockets.send_to(tunnel, to, 0, reply) {
+            tracing::debug!("cannot send a cookie reply to {to}: {error}");
+        }
+    }
 }
 
 impl Control for Handle {
@@ -84,11 +121,28 @@ impl Control for Handle {
         }
     }
 
-    fn handshake(&self, message: Handshake) -> bool {
-        let taken = self.handshakes.push(message).is_ok();
-        if taken {
-            self.wake.notify_one();
-        }
-        taken
+    fn handshake(&self, handshake: &Handshake) -> Result<(), Drop> {
+        let &Handshake { tunnel, source, ref message } = handshake;
+        let now = clock::boottime();
+        let loaded = self.is_loaded(now);
+        let admitted = {
+            let door = self.doors.get(tunnel.index()).ok_or(Drop::Malformed)?;
+            let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
+            door.admit(now, &mut rand::rng(), source, message, loaded)
+        };
+        let message = admitted.map_err(|stopped| match stopped {
+            Stopped::Malformed => Drop::Malformed,
+            Stopped::Mac1 => Drop::Mac1Wrong,
+            Stopped::CookieRequired(reply) => {
+                if let Some(reply) = reply {
+                    self.send_cookie(tunnel, source, &reply.to_bytes());
+                }
+                Drop::CookieRequired
+            }
+            Stopped::RateLimited => Drop::HandshakeRate,
+        })?;
+        self.handshakes.push(Admitted { tunnel, source, message }).map_err(|_| Drop::ControlQueueFull)?;
+        self.wake.notify_one();
+        Ok(())
     }
 }

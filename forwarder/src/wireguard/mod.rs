@@ -12,6 +12,7 @@
 
 mod cookie;
 mod crypto;
+mod door;
 mod limiter;
 mod mac;
 pub mod message;
@@ -26,6 +27,7 @@ mod traffic;
 mod tunnel;
 
 pub use crypto::{PrivateKey, PublicKey};
+pub use door::{Door, Stopped};
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};
 pub use shared::Shared;
 pub use traffic::{Direction, Traffic};
