@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
-use forwarder::clock::boottime;
 use forwarder::config::key;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};

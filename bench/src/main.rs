@@ -9,6 +9,7 @@ use serde::Serialize;
 mod account;
 mod flood;
 mod forge;
+mod handshakes;
 mod host;
 mod ladder;
 mod newcomer;
@@ -58,6 +59,14 @@ enum Command {
     },
     /// Flood a gateway with handshake messages from spoofed sources; prints one JSON object
     Flood(flood::Options),
+    /// Ask for handshakes as many peers do, as fast as they are answered; prints one JSON object
+    Handshakes(handshakes::Options),
+    /// Print the public keys of the peers of `handshakes`
+    Peers {
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
     /// Join a gateway as a new peer, ping through it and rekey; prints one JSON object
     Newcomer(newcomer::Options),
     /// Send from an interface of this namespace
@@ -113,6 +122,11 @@ fn main() -> anyhow::Result<()> {
             print_report(&rate::offer(&ends, &load, rate)?, &output)
         }
         Command::Flood(options) => print_json(&flood::run(&options)?),
+        Command::Handshakes(options) => print_json(&handshakes::run(&options)?),
+        Command::Peers { count } => {
+            handshakes::public_keys(count).for_each(|key| println!("{key}"));
+            Ok(())
+        }
         Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),

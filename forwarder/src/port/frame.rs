@@ -81,7 +81,10 @@ pub struct Arena {
 impl Arena {
     /// Takes `count` frames of `room` bytes each.
     pub fn new(count: usize, room: usize) -> Self {
-        let memory: &'static mut [u8] = Box::leak(vec![0; count * room].into_boxed_slice());
+        /// Not zero: pages of zeros are taken from the system only when they are written, which may be in
+        /// a flood.
+        const FRESH: u8 = 0xff;
+        let memory: &'static mut [u8] = Box::leak(vec![FRESH; count * room].into_boxed_slice());
         let free = memory.chunks_exact_mut(room).zip(0..).map(|(m, i)| Frame::new(m, i)).collect();
         Self { free }
     }

@@ -14,7 +14,7 @@ use rand::CryptoRng;
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
-use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf};
+use super::crypto::{self, Point, PrivateKey, PublicKey, Secret, kdf};
 use super::message::{Initiation, Response};
 use super::session::SessionKeys;
 use super::tai64n::Tai64n;
@@ -38,6 +38,7 @@ impl Identity {
 /// What we know of a peer beforehand.
 pub(super) struct PeerKeys {
     pub(super) public: PublicKey,
+    point: Point,
     preshared: Secret,
     /// DH of both static keys, computed once.
     static_static: Secret,
@@ -46,8 +47,9 @@ pub(super) struct PeerKeys {
 impl PeerKeys {
     /// `None` when the peer's key is of small order.
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
-        let static_static = dh(&identity.secret, &public.0)?;
-        Some(Self { public, preshared: Zeroizing::new(*preshared), static_static })
+        let point = Point::new(&public.0);
+        let static_static = point.dh(&identity.secret)?;
+        Some(Self { public, point, preshared: Zeroizing::new(*preshared), static_static })
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) fn initiate(
         sealed_timestamp: [0; 28],
     };
     state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&ephemeral, &peer.public.0)?;
+    let key = state.mix_dh(&ephemeral, &peer.point)?;
     state.seal(&key, &identity.public.0, &mut message.sealed_static);
     let key = state.mix_key(&peer.static_static);
     state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
@@ -91,8 +93,9 @@ impl Initiated {
     ) -> Option<SessionKeys> {
         let mut state = self.state.clone();
         state.mix_ephemeral(&response.ephemeral);
-        state.mix_dh(&self.ephemeral, &response.ephemeral)?;
-        state.mix_dh(&identity.secret, &response.ephemeral)?;
+        let ephemeral = Point::new(&response.ephemeral);
+        state.mix_dh(&self.ephemeral, &ephemeral)?;
+        state.mix_dh(&identity.secret, &ephemeral)?;
         let key = state.mix_preshared(&peer.preshared);
         state.open(&key, &response.sealed_empty, &mut [])?;
         let [send, receive] = state.split();
@@ -103,6 +106,7 @@ impl Initiated {
 /// An initiation whose sender is known, but not yet authenticated.
 pub(super) struct Opened {
     state: Symmetric,
+    ephemeral: Point,
     /// Who claims to have sent it.
     pub(super) public: PublicKey,
 }
@@ -111,10 +115,11 @@ pub(super) struct Opened {
 pub(super) fn open_initiation(identity: &Identity, message: &Initiation) -> Option<Opened> {
     let mut state = Symmetric::new(&identity.public);
     state.mix_ephemeral(&message.ephemeral);
-    let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
+    let ephemeral = Point::new(&message.ephemeral);
+    let key = state.mix_dh(&identity.secret, &ephemeral)?;
     let mut public = [0; 32];
     state.open(&key, &message.sealed_static, &mut public)?;
-    Some(Opened { state, public: PublicKey(public) })
+    Some(Opened { state, ephemeral, public: PublicKey(public) })
 }
 
 impl Opened {
@@ -123,7 +128,7 @@ impl Opened {
         let key = self.state.mix_key(&peer.static_static);
         let mut timestamp = [0; 12];
         self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
-        let received = Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
+        let received = Received { state: self.state, ephemeral: self.ephemeral, sender: message.sender };
         Some((received, Tai64n(timestamp)))
     }
 }
@@ -131,7 +136,7 @@ impl Opened {
 /// An authentic initiation that waits for our response.
 pub(super) struct Received {
     state: Symmetric,
-    ephemeral: [u8; 32],
+    ephemeral: Point,
     /// The initiator's index.
     pub(super) sender: u32,
 }
@@ -153,7 +158,7 @@ impl Received {
         };
         self.state.mix_ephemeral(&message.ephemeral);
         self.state.mix_dh(&ephemeral, &self.ephemeral)?;
-        self.state.mix_dh(&ephemeral, &peer.public.0)?;
+        self.state.mix_dh(&ephemeral, &peer.point)?;
         let key = self.state.mix_preshared(&peer.preshared);
         self.state.seal(&key, &[], &mut message.sealed_empty);
         let [receive, send] = self.state.split();
@@ -191,8 +196,8 @@ impl Symmetric {
     }
 
     /// Mixes in a DH; `None` when its result is all zero.
-    fn mix_dh(&mut self, secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
-        Some(self.mix_key(&*dh(secret, public)?))
+    fn mix_dh(&mut self, secret: &StaticSecret, public: &Point) -> Option<Secret> {
+        Some(self.mix_key(&*public.dh(secret)?))
     }
 
     fn mix_preshared(&mut self, preshared: &Secret) -> Secret {

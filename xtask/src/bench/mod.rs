@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements that compare, in one run, and judge by ratios.
 
 mod flood;
+mod handshake;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -14,6 +15,8 @@ use crate::{elevate, install, workspace};
 pub enum Bench {
     /// What a tunnel keeps under four floods of handshake messages, beside a flood to a port nobody owns
     Flood(flood::Options),
+    /// Handshakes per second of CPU time as a responder, beside wireguard-go and gotatun
+    Handshake(handshake::Options),
 }
 
 /// Runs one of them.
@@ -24,6 +27,12 @@ pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
         Bench::Flood(options) => in_lab(options.lab_only, progress, || flood::run(options, progress)),
+        Bench::Handshake(options) => {
+            if !options.lab_only {
+                handshake::prepare(options, progress)?;
+            }
+            in_lab(options.lab_only, progress, || handshake::run(options, progress))
+        }
     }
 }
 

@@ -1,0 +1,209 @@
+//! `cargo xtask bench handshake`: handshakes per second of CPU time as a responder, in turns with the other
+//! implementations, each on one core.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::command::Run as _;
+use crate::lab::gateway::Gateway;
+use crate::lab::wireguard_go::{self, WireguardGo};
+use crate::lab::{self, Daemon, Lab, address};
+use crate::progress::Progress;
+use crate::workspace;
+
+/// Peers of the responder: at most one handshake each in 30 ms.
+const PEERS: u32 = 512;
+
+/// Options of `cargo xtask bench handshake`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Write the figures to this file as one JSON object
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Times that each system is measured
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5)]
+    seconds: u32,
+    /// Only forwarder, as long as that takes: for a profiler
+    #[arg(long)]
+    alone: bool,
+    /// Only the part that needs root: everything is installed and built
+    #[arg(long, hide = true)]
+    pub(super) lab_only: bool,
+}
+
+/// A responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum System {
+    Forwarder,
+    WireguardGo,
+    Gotatun,
+}
+
+impl System {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forwarder => "forwarder",
+            Self::WireguardGo => "wireguard-go",
+            Self::Gotatun => "gotatun",
+        }
+    }
+}
+
+/// One system's figures over all rounds.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Figures {
+    system: &'static str,
+    responses: u64,
+    cookie_replies: u64,
+    cpu_seconds: f64,
+    wall_seconds: f64,
+    /// Responses per second of the responder's CPU time.
+    per_cpu_second: f64,
+}
+
+/// What the generator reports.
+#[derive(Debug, Deserialize)]
+struct Answers {
+    responses: u64,
+    cookie_replies: u64,
+    authentic: bool,
+}
+
+/// Installs what the comparison needs.
+///
+/// # Errors
+/// It cannot be had here.
+pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
+    if !options.alone {
+        wireguard_go::fetch(progress)?;
+        gotatun(progress)?;
+    }
+    Ok(())
+}
+
+/// Measures and compares.
+///
+/// # Errors
+/// The lab fails, or forwarder is not ahead.
+pub fn run(options: &Options, progress: Progress) -> Result<()> {
+    lab::remove_on_signal()?;
+    let bench = workspace::program("release", "bench")?;
+    let lab = Lab::build(lab::Options { ports: 1, ..lab::Options::default() })?;
+    add_peers(&lab, &bench)?;
+    let all = [System::Forwarder, System::WireguardGo, System::Gotatun];
+    let systems = if options.alone { &all[..1] } else { &all[..] };
+    let mut figures = vec![Figures::default(); systems.len()];
+    for round in 0..options.rounds {
+        for (system, figures) in systems.iter().zip(&mut figures) {
+            measure(&lab, &bench, *system, options, progress, figures)
+                .with_context(|| format!("{}, round {}", system.name(), round + 1))?;
+            let per_second = figures.responses as f64 / figures.cpu_seconds;
+            figures.per_cpu_second = per_second;
+            progress.step(format!("{}, round {}: {per_second:.0} per CPU second", system.name(), round + 1));
+        }
+    }
+    print!("{}", table(&figures));
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&figures)? + "\n";
+        fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let (ours, others) = figures.split_first().context("nothing was measured")?;
+    for other in others {
+        ensure!(ours.per_cpu_second > other.per_cpu_second, "{} is ahead of forwarder", other.system);
+    }
+    Ok(())
+}
+
+/// Adds the generator's peers to A's tunnel.
+fn add_peers(lab: &Lab, bench: &Path) -> Result<()> {
+    let keys = Command::new(bench).args(["peers", "--count", &PEERS.to_string()]).text()?;
+    let mut text = String::new();
+    for (i, key) in keys.lines().enumerate() {
+        write!(text, "\n[Peer]\nPublicKey = {key}\nAllowedIPs = 10.97.{}.{}/32\n", i / 256, i % 256)?;
+    }
+    let mut tunnel = File::options().append(true).open(lab.a.tunnels.join("wg0.conf"))?;
+    Ok(tunnel.write_all(text.as_bytes())?)
+}
+
+fn measure(
+    lab: &Lab,
+    bench: &Path,
+    system: System,
+    options: &Options,
+    progress: Progress,
+    figures: &mut Figures,
+) -> Result<()> {
+    lab.offload(system != System::Forwarder)?;
+    let (mut gateway, mut peer);
+    let daemon: &mut Daemon = match system {
+        System::Forwarder => {
+            let program = workspace::program("release", "forwarder")?;
+            gateway = Gateway::start(&program, &lab.a, lab.options, 0, &[])?;
+            gateway.wait_ready(Duration::from_secs(15))?;
+            &mut gateway.daemon
+        }
+        System::WireguardGo | System::Gotatun => {
+            let go = system == System::WireguardGo;
+            let program = if go { wireguard_go::fetch(progress)? } else { gotatun(progress)? };
+            peer = WireguardGo::start(&program, &lab.a, 0)?;
+            &mut peer.daemon
+        }
+    };
+    let pid = daemon.pid().to_string();
+    // All threads that there are; later ones take it from them.
+    Command::new("taskset").args(["-a", "-c", "-p", "0", &pid]).quietly()?;
+    progress.step(format!("{}, process {pid}", system.name()));
+    let before = daemon.cpu_seconds()?;
+    let mut command = lab.b.gateway.command(bench);
+    let to = std::net::SocketAddr::new(lab.a.endpoint(lab.options, 0), address::listen_port(0));
+    command.args(["handshakes", "--to", &to.to_string(), "--public-key", lab.a.public_key()]);
+    command.args(["--peers", &PEERS.to_string(), "--seconds", &options.seconds.to_string()]);
+    let answers: Answers = serde_json::from_str(&command.text()?).context("the generator's report")?;
+    ensure!(answers.authentic, "its responses are not authentic");
+    figures.system = system.name();
+    figures.responses += answers.responses;
+    figures.cookie_replies += answers.cookie_replies;
+    figures.cpu_seconds += daemon.cpu_seconds()? - before;
+    figures.wall_seconds += f64::from(options.seconds);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Installs gotatun below cargo's target directory, unless it is there.
+fn gotatun(progress: Progress) -> Result<PathBuf> {
+    let root = workspace::target()?.join("peers");
+    let path = root.join("bin/gotatun");
+    if !path.exists() {
+        progress.step("installing gotatun (a few minutes)");
+        let mut cargo = workspace::cargo();
+        cargo.args(["install", "--quiet", "--locked", "--version", "0.10.2", "gotatun-cli", "--root"]);
+        cargo.arg(&root).quietly()?;
+    }
+    Ok(path)
+}
+
+fn table(figures: &[Figures]) -> String {
+    let mut text = format!(
+        "\n{:<14}{:>12}{:>9}{:>9}{:>16}{:>9}\n",
+        "responder", "handshakes", "cookies", "CPU s", "per CPU second", "ratio"
+    );
+    let first = figures.first().map_or(0.0, |figures| figures.per_cpu_second);
+    for Figures { system, responses, cookie_replies, cpu_seconds, per_cpu_second, .. } in figures {
+        let ratio = first / per_cpu_second;
+        text += &format!(
+            "{system:<14}{responses:>12}{cookie_replies:>9}{cpu_seconds:>9.2}{per_cpu_second:>16.0}{ratio:>7.2} x\n"
+        );
+    }
+    text
+}
