@@ -1,6 +1,7 @@
 //! A peer that comes while a gateway is busy: it completes a handshake, sends pings through the tunnel,
 //! renews its session on the way, and counts what comes back.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use serde::Serialize;
 use crate::flood::parse_public;
 
 const PEER: PeerId = PeerId(0);
+/// How long to ping before the rekey, and after it.
+const PINGING: Duration = Duration::from_secs(1);
 /// Between two pings, and between two looks at the timers.
 const TICK: Duration = Duration::from_millis(5);
 /// How long the answer to the last ping may take.
@@ -45,12 +48,9 @@ pub struct Options {
     /// The address to ping
     #[arg(long)]
     dst: Ipv4Addr,
-    /// Longest time to complete the handshake
+    /// Longest time to complete the first handshake, and the second
     #[arg(long, default_value_t = 15.0)]
     patience: f64,
-    /// How long to ping, the rekey in the middle
-    #[arg(long, default_value_t = 4.0)]
-    seconds: f64,
 }
 
 /// How it went.
@@ -188,23 +188,38 @@ impl Peer {
 
     fn ping(&mut self, options: &Options, report: &mut Report) -> anyhow::Result<()> {
         let first = self.session().context("no session")?.local_index;
-        let half = Duration::from_secs_f64(options.seconds / 2.0);
-        let mut answered = std::collections::HashSet::new();
-        for ahead in [Duration::ZERO, REKEY_AFTER_TIME] {
-            self.ahead = ahead;
-            let end = self.now() + half;
-            while self.now() < end {
-                self.send(&ping(options, report.pings as u16))?;
-                report.pings += 1;
-                self.turn(|packet| answered.extend(answer(packet)))?;
-            }
+        let mut answered = HashSet::new();
+        self.ping_for(PINGING, options, report, &mut answered)?;
+        self.ahead = REKEY_AFTER_TIME;
+        let start = self.now();
+        while self.now().since(start).as_secs_f64() < options.patience
+            && self.session().is_some_and(|session| session.local_index == first)
+        {
+            self.ping_for(TICK, options, report, &mut answered)?;
         }
+        self.ping_for(PINGING, options, report, &mut answered)?;
         let end = self.now() + PATIENCE;
         while self.now() < end {
             self.turn(|packet| answered.extend(answer(packet)))?;
         }
         report.rekeyed = self.session().is_some_and(|session| session.local_index != first);
         report.answered = answered.len() as u32;
+        Ok(())
+    }
+
+    fn ping_for(
+        &mut self,
+        time: Duration,
+        options: &Options,
+        report: &mut Report,
+        answered: &mut HashSet<u16>,
+    ) -> anyhow::Result<()> {
+        let end = self.now() + time;
+        while self.now() < end {
+            self.send(&ping(options, report.pings as u16))?;
+            report.pings += 1;
+            self.turn(|packet| answered.extend(answer(packet)))?;
+        }
         Ok(())
     }
 }

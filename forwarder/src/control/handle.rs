@@ -146,3 +146,80 @@ impl Control for Handle {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::port::udp::TunnelSocket;
+    use crate::wireguard::{PeerConfig, PrivateKey, Shared, Tunnel};
+
+    const TUNNEL: TunnelId = TunnelId(0);
+
+    /// A handle before one tunnel, and an initiation for it by a stranger, from a socket of the stranger's.
+    fn handle_and_message() -> (Handle, Handshake, std::net::UdpSocket) {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let (own, stranger) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
+        let now = clock::boottime();
+        let door = Tunnel::new(TUNNEL, &own, Arc::<Shared>::default(), now, rng).door();
+        let socket = TunnelSocket { file: "wg0.conf".into(), port: 0, fwmark: None };
+        let sockets = Arc::new(UdpSockets::open(&[socket]).expect("a socket"));
+
+        let mut theirs = Tunnel::new(TUNNEL, &stranger, Arc::<Shared>::default(), now, rng);
+        let config = PeerConfig {
+            id: PeerId(0),
+            public_key: own.public(),
+            preshared_key: [0; 32],
+            endpoint: Some(([127, 0, 0, 1], 1).into()),
+            persistent_keepalive: None,
+        };
+        assert!(theirs.add_peer(&config, now));
+        theirs.want_session(PeerId(0), now, clock::wall(), rng);
+        let payload = theirs.poll_transmit().expect("an initiation").payload;
+        let source = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        source.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let message = Handshake {
+            tunnel: TUNNEL,
+            source: source.local_addr().expect("an address"),
+            message: payload.into_iter().collect(),
+        };
+        (Handle::new(1, [door].into(), sockets), message, source)
+    }
+
+    /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.
+    #[test]
+    fn a_flood_with_bad_mac1_is_queued_nowhere() {
+        let (handle, mut bad, _source) = handle_and_message();
+        let good = bad.clone();
+        bad.message[120] ^= 1;
+        for _ in 0..2 * MAX_HANDSHAKES {
+            assert_eq!(handle.handshake(&bad), Err(Drop::Mac1Wrong));
+        }
+        assert_eq!(handle.handshake(&good), Ok(()));
+        assert!(handle.next_handshake().is_some_and(|admitted| admitted.source == good.source));
+        assert!(handle.next_handshake().is_none());
+    }
+
+    /// Section 5.3: under load a cookie is demanded and sent, at once and from the tunnel's port; the queue
+    /// grows no further. Load ends a second after the queue was long.
+    #[test]
+    fn a_flood_with_good_mac1_gets_cookies() {
+        let (handle, message, source) = handle_and_message();
+        for _ in 0..LOADED {
+            assert_eq!(handle.handshake(&message), Ok(()));
+        }
+        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired));
+        let mut reply = [0; 128];
+        let (len, from) = source.recv_from(&mut reply).expect("a cookie reply");
+        let port = handle.sockets.port(TUNNEL).expect("a port");
+        assert_eq!((len, reply[0], from.port()), (64, 3, port));
+
+        while handle.next_handshake().is_some() {}
+        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired), "latched");
+        assert_eq!(handle.handshakes.len(), 0);
+        let later = clock::boottime() + LOAD_LATCH;
+        assert!(!handle.is_loaded(later));
+    }
+}

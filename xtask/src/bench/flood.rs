@@ -24,10 +24,8 @@ const KEPT: f64 = 0.8;
 const GROWTH: i64 = 1024;
 /// Longest time to a new peer's session.
 const HANDSHAKE: f64 = 15.0;
-/// How long the new peer pings.
-const PINGS: u32 = 4;
-/// Length of a flood: the tunnel's traffic or the new peer, whichever takes longer, and some rest.
-const FLOOD: u32 = HANDSHAKE as u32 + PINGS + 2;
+/// Length of a flood in seconds: as long as the new peer may take for both its handshakes.
+const FLOOD: u32 = 34;
 /// Reasons to drop that a rekey must not cause.
 const SESSION_DROPS: [&str; 5] = ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"];
 
@@ -44,7 +42,7 @@ pub struct Options {
     #[arg(long, default_value_t = 100_000)]
     rate: u64,
     /// Seconds of the tunnel's traffic under each flood
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=FLOOD as i64))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOOD)))]
     seconds: u32,
     /// Inner IP length of the tunnel's packets in bytes
     #[arg(long, default_value_t = 494)]
@@ -172,7 +170,7 @@ impl Trial<'_> {
         counters::forget_peak(a.daemon.pid())?;
         let running = self.range.flood(flood, self.options.rate, FLOOD)?;
         let (newcomer, carried) = std::thread::scope(|scope| {
-            let newcomer = scope.spawn(|| self.range.newcomer(PINGS));
+            let newcomer = scope.spawn(|| self.range.newcomer());
             let [from, to] = [&self.lab.b, &self.lab.a];
             let seconds = self.options.seconds;
             let carried = generator::offer(self.bench, [from, to], self.load, self.offered_pps, seconds);

@@ -142,16 +142,16 @@ impl<'a> Range<'a> {
         Ok(Running(daemon))
     }
 
-    /// Has the new peer come, ping for `seconds` with a rekey in the middle, and go.
+    /// Has the new peer come, ping, rekey, ping, and go: at most 33 s.
     ///
     /// # Errors
     /// The generator fails.
-    pub fn newcomer(&self, seconds: u32) -> Result<Newcomer> {
+    pub fn newcomer(&self) -> Result<Newcomer> {
         let lab = self.lab;
         let mut command = lab.b.gateway.command(&self.bench);
         command.args(["newcomer", "--to", &self.target().to_string(), "--public-key", lab.a.public_key()]);
         command.arg("--key-file").arg(lab.directory().join("newcomer")).args(["--src", NEWCOMER]);
-        command.args(["--dst", &address::tunnel(Side::A, 0).to_string(), "--seconds", &seconds.to_string()]);
+        command.args(["--dst", &address::tunnel(Side::A, 0).to_string()]);
         report(&command.text()?)
     }
 
