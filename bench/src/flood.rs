@@ -186,7 +186,9 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
         let message = peer.initiation()?;
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
         messages.push(message);
-        turns(PEER_INTERVAL, |_, _| wire.flush(|_, answer| answered += usize::from(answer[0] == TYPE_RESPONSE)));
+        turns(PEER_INTERVAL, |_, _| {
+            wire.flush(|_, answer| answered += usize::from(answer[0] == TYPE_RESPONSE))
+        });
     }
     ensure!(answered >= COUNT / 2, "the gateway answered {answered} of {COUNT} genuine initiations");
     Ok(messages)

@@ -76,7 +76,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut peer = Peer::new(options)?;
     let mut report = Report::default();
     let start = clock::boottime();
-    while clock::boottime().since(start).as_secs_f64() < options.patience && report.handshake_seconds.is_none() {
+    while clock::boottime().since(start).as_secs_f64() < options.patience
+        && report.handshake_seconds.is_none()
+    {
         report.initiations += peer.turn(|_| ())?;
         if peer.session().is_some() {
             report.handshake_seconds = Some(clock::boottime().since(start).as_secs_f64());
@@ -98,7 +100,8 @@ struct Peer {
 impl Peer {
     fn new(options: &Options) -> anyhow::Result<Self> {
         let file = &options.key_file;
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let private = PrivateKey(*key::decode(text.trim())?);
         let (now, wall, rng) = (clock::boottime(), clock::wall(), &mut rand::rng());
         let mut tunnel = Tunnel::new(TunnelId(0), &private, Arc::<Shared>::default(), now, rng);

@@ -107,11 +107,7 @@ pub fn parse(frame: &[u8]) -> Option<Stamp> {
 }
 
 /// Ethernet, IPv4 and UDP headers of a packet of `ip_len` bytes between two UDP ports.
-pub fn headers(
-    route: &Route,
-    (source_port, destination_port): (u16, u16),
-    ip_len: u16,
-) -> [u8; HEADERS] {
+pub fn headers(route: &Route, (source_port, destination_port): (u16, u16), ip_len: u16) -> [u8; HEADERS] {
     let mut bytes = [0; HEADERS];
     bytes[0..6].copy_from_slice(&route.next_hop_mac);
     bytes[6..12].copy_from_slice(&route.source_mac);

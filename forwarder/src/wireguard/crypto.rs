@@ -186,7 +186,11 @@ mod tests {
     /// Section 5.4: a key of small order gives no secret, on either curve.
     #[test]
     fn small_order_is_refused() {
-        for public in [[0; 32], { let mut one = [0; 32]; one[0] = 1; one }] {
+        for public in [[0; 32], {
+            let mut one = [0; 32];
+            one[0] = 1;
+            one
+        }] {
             assert!(Point::new(&public).dh(&StaticSecret::from([9; 32])).is_none());
             assert!(lifted(public).is_none_or(|point| point.dh(&StaticSecret::from([9; 32])).is_none()));
         }

@@ -27,7 +27,8 @@ const HANDSHAKE: f64 = 15.0;
 /// Length of a flood in seconds: as long as the new peer may take for both its handshakes.
 const FLOOD: u32 = 34;
 /// Reasons to drop that a rekey must not cause.
-const SESSION_DROPS: [&str; 5] = ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"];
+const SESSION_DROPS: [&str; 5] =
+    ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"];
 
 /// Options of `cargo xtask bench flood`.
 #[derive(Args, Clone, Debug)]
@@ -198,7 +199,10 @@ fn dropped(before: &Counters, after: &Counters) -> BTreeMap<String, u64> {
 impl std::fmt::Display for Measured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { kept_pps, sent, newcomer, growth_kib, cpu_seconds, .. } = self;
-        write!(f, "kept {kept_pps:.0}/s, {sent:?}, {newcomer:?}, +{growth_kib} KiB, {cpu_seconds:.1} CPU s, ")?;
+        write!(
+            f,
+            "kept {kept_pps:.0}/s, {sent:?}, {newcomer:?}, +{growth_kib} KiB, {cpu_seconds:.1} CPU s, "
+        )?;
         write!(f, "dropped {:?}", self.drops)
     }
 }
@@ -229,16 +233,33 @@ impl Report {
     fn table(&self) -> String {
         let mut text = format!(
             "\n{:<18}{:>10}{:>7}{:>11}{:>9}{:>11}{:>9}{:>12}{:>14}{:>10}{:>8}\n",
-            "flood", "kept/s", "ratio", "flood/s", "cookies", "handshake", "rekey", "pings lost", "session drops",
-            "memory", "CPU s"
+            "flood",
+            "kept/s",
+            "ratio",
+            "flood/s",
+            "cookies",
+            "handshake",
+            "rekey",
+            "pings lost",
+            "session drops",
+            "memory",
+            "CPU s"
         );
         for figures in &self.floods {
             let handshake = figures.handshake_seconds.map_or("none".to_owned(), |s| format!("{s:.1} s"));
             text += &format!(
                 "{:<18}{:>10.0}{:>7.2}{:>11.0}{:>9}{:>11}{:>9}{:>12}{:>14}{:>10}{:>8.1}\n",
-                figures.flood, figures.kept_pps, figures.ratio, figures.sent_pps, figures.cookie_replies, handshake,
-                if figures.rekeyed { "done" } else { "missed" }, figures.pings_lost, figures.session_drops,
-                format!("{:+} KiB", figures.growth_kib), figures.cpu_seconds,
+                figures.flood,
+                figures.kept_pps,
+                figures.ratio,
+                figures.sent_pps,
+                figures.cookie_replies,
+                handshake,
+                if figures.rekeyed { "done" } else { "missed" },
+                figures.pings_lost,
+                figures.session_drops,
+                format!("{:+} KiB", figures.growth_kib),
+                figures.cpu_seconds,
             );
         }
         text
@@ -246,19 +267,33 @@ impl Report {
 
     /// Every goal of every attack.
     fn verdict(&self) -> Result<()> {
-        for Figures { flood, ratio, sent_pps, handshake_seconds, rekeyed, session_drops, growth_kib, .. } in
-            &self.floods
+        for Figures {
+            flood, ratio, sent_pps, handshake_seconds, rekeyed, session_drops, growth_kib, ..
+        } in &self.floods
         {
-            ensure!(*sent_pps >= 0.95 * self.flood_pps as f64, "{flood}: the generator sent {sent_pps:.0}/s only");
-            ensure!(*ratio >= KEPT, "{flood}: the tunnel kept {ratio:.2} of what it keeps beside an unowned port");
+            ensure!(
+                *sent_pps >= 0.95 * self.flood_pps as f64,
+                "{flood}: the generator sent {sent_pps:.0}/s only"
+            );
+            ensure!(
+                *ratio >= KEPT,
+                "{flood}: the tunnel kept {ratio:.2} of what it keeps beside an unowned port"
+            );
             let in_time = handshake_seconds.is_some_and(|seconds| seconds <= HANDSHAKE);
             ensure!(in_time, "{flood}: the new peer got no session within {HANDSHAKE} s");
             ensure!(*rekeyed, "{flood}: the new peer's session was not renewed");
-            ensure!(*session_drops == 0, "{flood}: {session_drops} packets dropped for want of the right session");
+            ensure!(
+                *session_drops == 0,
+                "{flood}: {session_drops} packets dropped for want of the right session"
+            );
             ensure!(*growth_kib <= GROWTH, "{flood}: memory grew by {growth_kib} KiB");
         }
-        let heard = |flood: Flood| self.floods.iter().any(|f| f.flood == flood.name() && f.cookie_replies > 0);
-        ensure!(heard(Flood::NoCookie) && heard(Flood::Replay), "no cookie was demanded: this proves nothing");
+        let heard =
+            |flood: Flood| self.floods.iter().any(|f| f.flood == flood.name() && f.cookie_replies > 0);
+        ensure!(
+            heard(Flood::NoCookie) && heard(Flood::Replay),
+            "no cookie was demanded: this proves nothing"
+        );
         Ok(())
     }
 }
