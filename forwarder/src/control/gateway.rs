@@ -13,13 +13,13 @@ use rand::CryptoRng;
 use super::egress::{self, Obstacle};
 use super::handle::{Admitted, Handle};
 use super::routes::Merged;
-use super::snapshots::{PathState, World};
+use super::snapshots::{self, PathState, World};
 use crate::clock::{self, Boottime};
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::pipeline::control::Injected;
-use crate::pipeline::snapshot::Tunnel;
+use crate::pipeline::snapshot::{Group, Tunnel};
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
@@ -76,6 +76,8 @@ pub struct Gateway {
     pub(super) obstacles: Vec<Option<Obstacle>>,
     pub(super) routes: Merged,
     pub(super) healthy: Vec<bool>,
+    /// Of the healthy paths.
+    pub(super) groups: Arc<[Group]>,
     pub(super) generation: u64,
     pub(super) stale: Stale,
     pub(super) keepalives: Vec<PeerId>,
@@ -110,8 +112,10 @@ impl Gateway {
         handle: Arc<Handle>,
         publisher: Publisher,
     ) -> Self {
-        let peers = plan.topology.peers.len();
+        let healthy = vec![false; plan.topology.peers.len()];
+        let peers = healthy.len();
         Self {
+            groups: snapshots::groups(&plan.topology, &healthy),
             plan,
             kernel,
             view,
@@ -123,7 +127,7 @@ impl Gateway {
             paths: (0..peers).map(|_| PathState::default()).collect(),
             obstacles: vec![None; peers],
             routes: Merged::default(),
-            healthy: vec![false; peers],
+            healthy,
             generation: 0,
             stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
             keepalives: Vec::new(),
@@ -267,7 +271,7 @@ impl Gateway {
             routes: &self.routes,
             tunnels: &self.plan.tunnels,
             paths: &self.paths,
-            healthy: &self.healthy,
+            groups: &self.groups,
             transit: self.plan.transit,
         };
         let (fast, slow) = world.snapshots(self.generation);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::egress::{self, Obstacle};
 use super::gateway::Gateway;
+use super::snapshots;
 use crate::clock;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
@@ -72,8 +73,11 @@ impl Gateway {
     pub(super) fn look_at_health(&mut self) {
         let now = clock::boottime();
         let healthy: Vec<bool> = self.paths.iter().map(|path| path.is_healthy(now)).collect();
-        self.stale.snapshots |= healthy != self.healthy;
-        self.healthy = healthy;
+        if healthy != self.healthy {
+            self.groups = snapshots::groups(&self.plan.topology, &healthy);
+            self.healthy = healthy;
+            self.stale.snapshots = true;
+        }
     }
 
     /// A message sealed with a session confirms it, and the peer may answer at once: every lane had to

@@ -98,6 +98,8 @@ impl WireguardGo {
         let mut command = Command::new(program);
         // It hints, at length, that the kernel can do the same.
         command.args(["-f", &interface]).env("WG_PROCESS_FOREGROUND", "1");
+        // gotatun, which starts by the same words, would become the user that has logged in.
+        command.env("WG_SUDO", "1");
         // One that was killed leaves its socket, which would look like the new one's.
         let _ = fs::remove_file(socket(&interface));
         let daemon = site.gateway.spawn(&mut command, &log)?;
