@@ -112,10 +112,8 @@ impl Gateway {
         handle: Arc<Handle>,
         publisher: Publisher,
     ) -> Self {
-        let healthy = vec![false; plan.topology.peers.len()];
-        let peers = healthy.len();
-        Self {
-            groups: snapshots::groups(&plan.topology, &healthy),
+        let peers = plan.topology.peers.len();
+        let mut this = Self {
             plan,
             kernel,
             view,
@@ -127,13 +125,29 @@ impl Gateway {
             paths: (0..peers).map(|_| PathState::default()).collect(),
             obstacles: vec![None; peers],
             routes: Merged::default(),
-            healthy,
+            healthy: vec![false; peers],
+            groups: Arc::default(),
             generation: 0,
             stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
-        }
+        };
+        this.regroup();
+        this.open_doors();
+        this
+    }
+
+    /// Computes how flows spread over the healthy paths; after a change of the topology, too.
+    pub(super) fn regroup(&mut self) {
+        self.groups = snapshots::groups(&self.plan.topology, &self.healthy);
+        self.stale.snapshots = true;
+    }
+
+    /// Lets handshake messages come to the tunnels that there are.
+    pub(super) fn open_doors(&self) {
+        let door = |(tunnel, id)| (TunnelId(id), wireguard::Tunnel::door(tunnel));
+        self.handle.set_doors(self.tunnels.iter().zip(0..).map(door).collect());
     }
 
     /// Starts a handshake with every peer whose endpoint is known, so that the first packets find

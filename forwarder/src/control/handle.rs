@@ -1,6 +1,7 @@
 //! The control thread as the lanes reach it: bounded queues and level-triggered flags. Handshake messages
 //! pass the tunnels' doors here, on the lane's thread, so that a flood of bad ones is queued nowhere.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,9 +39,12 @@ pub struct Admitted {
     pub message: Message,
 }
 
+/// The tunnels' doors.
+pub type Doors = HashMap<TunnelId, Arc<Mutex<Door>>>;
+
 /// What lanes leave for the control thread.
 pub struct Handle {
-    doors: Box<[Arc<Mutex<Door>>]>,
+    doors: Mutex<Doors>,
     /// Where cookie replies leave.
     sockets: Arc<UdpSockets>,
     /// Cookies are demanded until then, in nanoseconds of boot time.
@@ -52,10 +56,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// For that many peers, and the doors of all tunnels.
-    pub fn new(peers: usize, doors: Box<[Arc<Mutex<Door>>]>, sockets: Arc<UdpSockets>) -> Self {
+    /// For that many peers. Handshake messages are taken as soon as there are doors.
+    pub fn new(peers: usize, sockets: Arc<UdpSockets>) -> Self {
         Self {
-            doors,
+            doors: Mutex::default(),
             sockets,
             loaded_until: AtomicU64::new(0),
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
@@ -63,6 +67,11 @@ impl Handle {
             sessions: (0..peers).map(|_| AtomicBool::new(false)).collect(),
             wake: Notify::new(),
         }
+    }
+
+    /// Sets the doors of all tunnels.
+    pub fn set_doors(&self, doors: Doors) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
     }
 
     /// Waits until a lane left something.
@@ -126,7 +135,9 @@ impl Control for Handle {
         let now = clock::boottime();
         let loaded = self.is_loaded(now);
         let admitted = {
-            let door = self.doors.get(tunnel.index()).ok_or(Drop::Malformed)?;
+            let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            // Its tunnel is not there yet, or no more.
+            let door = doors.get(&tunnel).ok_or(Drop::ControlQueueFull)?;
             let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
             door.admit(now, &mut rand::rng(), source, message, loaded)
         };
@@ -185,7 +196,9 @@ mod tests {
             source: source.local_addr().expect("an address"),
             message: payload.into_iter().collect(),
         };
-        (Handle::new(1, [door].into(), sockets), message, source)
+        let handle = Handle::new(1, sockets);
+        handle.set_doors([(TUNNEL, door)].into());
+        (handle, message, source)
     }
 
     /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.

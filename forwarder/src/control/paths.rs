@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::egress::{self, Obstacle};
 use super::gateway::Gateway;
-use super::snapshots;
 use crate::clock;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
@@ -74,9 +73,8 @@ impl Gateway {
         let now = clock::boottime();
         let healthy: Vec<bool> = self.paths.iter().map(|path| path.is_healthy(now)).collect();
         if healthy != self.healthy {
-            self.groups = snapshots::groups(&self.plan.topology, &healthy);
             self.healthy = healthy;
-            self.stale.snapshots = true;
+            self.regroup();
         }
     }
 

@@ -58,11 +58,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let interface = tun.interface();
     routing::set_up(&kernel, &topology, &configs, interface).await?;
 
-    let shared = Arc::<wireguard::Shared>::default();
-    let mut rng = rand::rng();
-    let tunnels = tunnels(&topology, &configs, &shared, &mut rng);
-    let doors = tunnels.iter().map(wireguard::Tunnel::door).collect();
-    let handle = Arc::new(Handle::new(topology.peers.len(), doors, Arc::clone(&sockets)));
+    let handle = Arc::new(Handle::new(topology.peers.len(), Arc::clone(&sockets)));
     let mut publisher = Publisher::new();
     let lanes = Lanes::start(Parts {
         topology: &topology,
@@ -74,6 +70,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     })?;
     let listen_ports: Vec<u16> =
         (0..configs.len() as u16).filter_map(|t| sockets.port(TunnelId(t))).collect();
+    let shared = Arc::<wireguard::Shared>::default();
     let plan = Plan {
         tunnels: snapshots::tunnels(&topology, &configs, &listen_ports),
         tun: interface,
@@ -82,10 +79,12 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         shared: Arc::clone(&shared),
         topology,
     };
-    // The tunnels have the keys now; this wipes the configuration's.
-    drop(configs);
+    let mut rng = rand::rng();
     // Gateways that start together must not initiate together: such handshakes cancel each other.
     tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
+    let tunnels = tunnels(&plan.topology, &configs, &shared, &mut rng);
+    // The tunnels have the keys now; this wipes the configuration's.
+    drop(configs);
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
     let mut running = Running::new(gateway, lanes, watch, signals, options.counters.clone());
     let outcome = running.serve().await;
