@@ -16,8 +16,8 @@ use crate::lab::{self, Lab, Wire, counters};
 use crate::progress::Progress;
 use crate::workspace;
 
-/// Share of the lossless rate that the tunnel is offered.
-const OFFERED: f64 = 0.9;
+/// Percentage of the lossless rate that the tunnel is offered.
+const OFFERED: u64 = 90;
 /// Share of what the tunnel keeps under the flood to compare with, that it must keep under an attack.
 const KEPT: f64 = 0.8;
 /// Most KiB that the gateway's memory may grow by under a flood.
@@ -117,7 +117,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
         pps
     } else {
         progress.step("searching the rate without loss");
-        (generator::lossless(&bench, [&lab.b, &lab.a], load)?.pps as f64 * OFFERED) as u64
+        generator::lossless(&bench, [&lab.b, &lab.a], load)?.pps * OFFERED / 100
     };
     progress.step(format!("the tunnel is offered {offered_pps} packets/s of {} bytes", options.size));
 
@@ -231,7 +231,7 @@ impl Figures {
 
 impl Report {
     fn table(&self) -> String {
-        let mut text = format!(
+        let mut lines = vec![format!(
             "\n{:<18}{:>10}{:>7}{:>11}{:>9}{:>11}{:>9}{:>12}{:>14}{:>10}{:>8}\n",
             "flood",
             "kept/s",
@@ -244,10 +244,10 @@ impl Report {
             "session drops",
             "memory",
             "CPU s"
-        );
+        )];
         for figures in &self.floods {
             let handshake = figures.handshake_seconds.map_or("none".to_owned(), |s| format!("{s:.1} s"));
-            text += &format!(
+            lines.push(format!(
                 "{:<18}{:>10.0}{:>7.2}{:>11.0}{:>9}{:>11}{:>9}{:>12}{:>14}{:>10}{:>8.1}\n",
                 figures.flood,
                 figures.kept_pps,
@@ -260,9 +260,9 @@ impl Report {
                 figures.session_drops,
                 format!("{:+} KiB", figures.growth_kib),
                 figures.cpu_seconds,
-            );
+            ));
         }
-        text
+        lines.concat()
     }
 
     /// Every goal of every attack.

@@ -194,16 +194,16 @@ fn gotatun(progress: Progress) -> Result<PathBuf> {
 }
 
 fn table(figures: &[Figures]) -> String {
-    let mut text = format!(
+    let mut lines = vec![format!(
         "\n{:<14}{:>12}{:>9}{:>9}{:>16}{:>9}\n",
         "responder", "handshakes", "cookies", "CPU s", "per CPU second", "ratio"
-    );
+    )];
     let first = figures.first().map_or(0.0, |figures| figures.per_cpu_second);
     for Figures { system, responses, cookie_replies, cpu_seconds, per_cpu_second, .. } in figures {
         let ratio = first / per_cpu_second;
-        text += &format!(
+        lines.push(format!(
             "{system:<14}{responses:>12}{cookie_replies:>9}{cpu_seconds:>9.2}{per_cpu_second:>16.0}{ratio:>7.2} x\n"
-        );
+        ));
     }
-    text
+    lines.concat()
 }

@@ -166,7 +166,7 @@ impl Running {
     /// # Errors
     /// The generator fails.
     pub fn finish(mut self) -> Result<Sent> {
-        self.0.wait_for("{", Duration::from_secs(60))?;
+        self.0.wait_for("{", Duration::from_mins(1))?;
         report(&self.0.output()?)
     }
 }
