@@ -9,8 +9,12 @@ use serde::Serialize;
 
 mod account;
 mod aead;
+mod flood;
+mod forge;
+mod handshakes;
 mod host;
 mod ladder;
+mod newcomer;
 mod packet;
 mod program;
 mod rate;
@@ -43,6 +47,30 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Offer one rate between two hosts (network namespaces) and count what arrives
+    Offer {
+        #[command(flatten)]
+        ends: rate::Ends,
+        #[command(flatten)]
+        load: rate::Load,
+        /// Packets per second
+        #[arg(long)]
+        rate: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Flood a gateway with handshake messages from spoofed sources; prints one JSON object
+    Flood(flood::Options),
+    /// Ask for handshakes as many peers do, as fast as they are answered; prints one JSON object
+    Handshakes(handshakes::Options),
+    /// Print the public keys of the peers of `handshakes`
+    Peers {
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
+    /// Join a gateway as a new peer, ping through it and rekey; prints one JSON object
+    Newcomer(newcomer::Options),
     /// Send from an interface of this namespace
     Send(Send),
     /// Measure the AEAD engines against other implementations
@@ -94,6 +122,16 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Rate { ends, load, output } => print_report(&rate::measure(&ends, &load)?, &output),
         Command::Ceiling { load, output } => print_report(&rate::ceiling(&load)?, &output),
+        Command::Offer { ends, load, rate, output } => {
+            print_report(&rate::offer(&ends, &load, rate)?, &output)
+        }
+        Command::Flood(options) => print_json(&flood::run(&options)?),
+        Command::Handshakes(options) => print_json(&handshakes::run(&options)?),
+        Command::Peers { count } => {
+            handshakes::public_keys(count).for_each(|key| println!("{key}"));
+            Ok(())
+        }
+        Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
         Command::Aead(options) => aead::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),

@@ -9,10 +9,14 @@ use std::net::Ipv4Addr;
 
 use forwarder::clock::Boottime;
 
-const ETHERNET: usize = 14;
+/// Length of an Ethernet header in bytes.
+pub const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
-const STAMP_AT: usize = ETHERNET + IPV4 + UDP;
+const SOURCE_AT: usize = ETHERNET + 12;
+/// Length of a frame's headers in bytes.
+pub const HEADERS: usize = ETHERNET + IPV4 + UDP;
+const STAMP_AT: usize = HEADERS;
 const STAMP_LEN: usize = 18;
 const MAGIC: u16 = 0xbe9c;
 const FIRST_SOURCE_PORT: u16 = 10_000;
@@ -63,8 +67,8 @@ impl Template {
     /// Headers for `flows` flows of packets of `ip_len` bytes. The UDP checksum is 0, which on IPv4
     /// means that there is none.
     pub fn new(route: &Route, flows: u16, ip_len: usize) -> Self {
-        let headers =
-            (0..flows).map(|flow| headers(route, FIRST_SOURCE_PORT + flow, ip_len as u16)).collect();
+        let ports = |flow| (FIRST_SOURCE_PORT + flow, DESTINATION_PORT);
+        let headers = (0..flows).map(|flow| headers(route, ports(flow), ip_len as u16)).collect();
         Self { headers, frame_len: ETHERNET + ip_len }
     }
 
@@ -102,8 +106,9 @@ pub fn parse(frame: &[u8]) -> Option<Stamp> {
     })
 }
 
-fn headers(route: &Route, source_port: u16, ip_len: u16) -> [u8; STAMP_AT] {
-    let mut bytes = [0; STAMP_AT];
+/// Ethernet, IPv4 and UDP headers of a packet of `ip_len` bytes between two UDP ports.
+pub fn headers(route: &Route, (source_port, destination_port): (u16, u16), ip_len: u16) -> [u8; HEADERS] {
+    let mut bytes = [0; HEADERS];
     bytes[0..6].copy_from_slice(&route.next_hop_mac);
     bytes[6..12].copy_from_slice(&route.source_mac);
     bytes[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -116,18 +121,35 @@ fn headers(route: &Route, source_port: u16, ip_len: u16) -> [u8; STAMP_AT] {
     ip[9] = 17;
     ip[12..16].copy_from_slice(&route.source.octets());
     ip[16..20].copy_from_slice(&route.destination.octets());
-    let checksum = checksum(ip);
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
 
     let udp = &mut bytes[ETHERNET + IPV4..];
     udp[0..2].copy_from_slice(&source_port.to_be_bytes());
-    udp[2..4].copy_from_slice(&DESTINATION_PORT.to_be_bytes());
+    udp[2..4].copy_from_slice(&destination_port.to_be_bytes());
     udp[4..6].copy_from_slice(&(ip_len - IPV4 as u16).to_be_bytes());
+    set_source(&mut bytes, route.source);
     bytes
 }
 
+/// Sets the source address of such headers, and their checksum.
+pub fn set_source(headers: &mut [u8; HEADERS], source: Ipv4Addr) {
+    headers[SOURCE_AT..][..4].copy_from_slice(&source.octets());
+    let ip = &mut headers[ETHERNET..][..IPV4];
+    ip[10..12].fill(0);
+    let checksum = checksum(ip);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The UDP payload of a frame with such headers, and the address it goes to.
+pub fn datagram(frame: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
+    let (headers, payload) = frame.split_first_chunk::<HEADERS>()?;
+    let destination: [u8; 4] = headers[SOURCE_AT + 4..][..4].try_into().ok()?;
+    let length = u16::from_be_bytes([headers[HEADERS - 4], headers[HEADERS - 3]]);
+    let payload = payload.get(..usize::from(length).checked_sub(UDP)?)?;
+    Some((destination.into(), payload))
+}
+
 /// The Internet checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 =
         bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     while sum > 0xffff {
@@ -170,7 +192,17 @@ mod tests {
 
     #[test]
     fn an_ipv4_header_sums_to_zero() {
-        let headers = headers(&route(), 10_000, 1420);
+        let mut headers = headers(&route(), (10_000, 9), 1420);
         assert_eq!(checksum(&headers[ETHERNET..][..IPV4]), 0);
+        set_source(&mut headers, Ipv4Addr::new(198, 18, 255, 1));
+        assert_eq!(checksum(&headers[ETHERNET..][..IPV4]), 0);
+    }
+
+    #[test]
+    fn a_datagram_is_read_back_without_padding() {
+        let mut frame = headers(&route(), (10_000, 9), 31).to_vec();
+        frame.extend([1, 2, 3, 0, 0, 0]);
+        assert_eq!(datagram(&frame), Some((Ipv4Addr::new(10, 2, 0, 2), &[1, 2, 3][..])));
+        assert_eq!(datagram(&frame[..HEADERS + 2]), None);
     }
 }

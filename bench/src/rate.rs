@@ -104,6 +104,23 @@ pub struct Latency {
 /// A namespace or an interface is missing, the hosts do not reach each other, or the privileges are missing.
 pub fn measure(ends: &Ends, load: &Load) -> anyhow::Result<Report> {
     let ceiling_pps = ceiling(load)?.pps;
+    let (mut sender, mut sink) = open(ends, load)?;
+    let report = search(&mut sender, &mut sink, load)?;
+    let generator_bound = (ceiling_pps as f64) < HEADROOM * report.pps as f64;
+    Ok(Report { ceiling_pps, generator_bound, ..report })
+}
+
+/// Offers one rate between two hosts.
+///
+/// # Errors
+/// Those of [`measure`].
+pub fn offer(ends: &Ends, load: &Load, rate: u64) -> anyhow::Result<Report> {
+    let (mut sender, mut sink) = open(ends, load)?;
+    let measured = trial::run(&mut sender, &mut sink, rate, Duration::from_secs_f64(load.seconds), 0)?;
+    Ok(report(load, rate, &measured))
+}
+
+fn open(ends: &Ends, load: &Load) -> anyhow::Result<(Sender, Sink)> {
     host::enter(&ends.from_ns)?;
     let from = Interface::find(&ends.from_iface)?;
     let route = Route {
@@ -112,13 +129,9 @@ pub fn measure(ends: &Ends, load: &Load) -> anyhow::Result<Report> {
         source: ends.src,
         destination: ends.dst,
     };
-    let mut sender = Sender::open(&from, Template::new(&route, load.flows, load.size.into()))?;
+    let sender = Sender::open(&from, Template::new(&route, load.flows, load.size.into()))?;
     host::enter(&ends.to_ns)?;
-    let mut sink = Sink::open(&Interface::find(&ends.to_iface)?)?;
-
-    let report = search(&mut sender, &mut sink, load)?;
-    let generator_bound = (ceiling_pps as f64) < HEADROOM * report.pps as f64;
-    Ok(Report { ceiling_pps, generator_bound, ..report })
+    Ok((sender, Sink::open(&Interface::find(&ends.to_iface)?)?))
 }
 
 /// The highest rate of generator and sink over a veth pair in a namespace of its own.

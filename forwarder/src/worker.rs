@@ -93,6 +93,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::drops::Drop;
     use crate::id::{InterfaceId, PeerId, TunnelId};
     use crate::pipeline::control::Handshake;
     use crate::pipeline::{Control, Ports, Snapshot};
@@ -104,8 +105,8 @@ mod tests {
     impl Control for Nobody {
         fn want_session(&self, _: PeerId) {}
         fn want_neighbour(&self, _: InterfaceId, _: IpAddr) {}
-        fn handshake(&self, _: Handshake) -> bool {
-            true
+        fn handshake(&self, _: &Handshake) -> Result<(), Drop> {
+            Ok(())
         }
     }
 

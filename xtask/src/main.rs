@@ -12,12 +12,13 @@ use xtask::{bench, build_ebpf, demo, fuzz, lab_kernel, sim, test};
 enum Command {
     /// Show a site-to-site VPN over three tunnels at work, and what it carries
     Demo(demo::Options),
+    /// Measure beside something else, and judge by ratios
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run every check and test that this machine can run, and say which it cannot
     Test(test::Options),
     /// Simulate networks for the WireGuard protocol, and look whether what must hold does
     Sim(sim::Options),
-    /// Measure the parts by themselves: `bench aead`
-    Bench(bench::Options),
     /// Look for inputs that break what the parsers, the handshake and the pipeline promise
     Fuzz(fuzz::Options),
     /// Build the XDP program that is committed
@@ -43,7 +44,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(options) => demo::run(&options)?,
         Command::Test(options) => return test::run(options),
         Command::Sim(options) => return sim::run(&options),
-        Command::Bench(options) => bench::run(&options)?,
+        Command::Bench(bench) => bench::run(&bench)?,
         Command::Fuzz(options) => fuzz::run(&options)?,
         Command::BuildEbpf(options) => build_ebpf::run(&options)?,
         Command::LabKernel => println!("{}", lab_kernel::run(Progress::start())?.display()),

@@ -12,18 +12,18 @@ use arrayvec::ArrayVec;
 use rand::CryptoRng;
 
 use super::egress::{self, Obstacle};
-use super::handle::{Handle, Load};
+use super::handle::{Admitted, Handle};
 use super::names::Names;
 use super::plan;
 use super::routes::Merged;
-use super::snapshots::{PathState, World};
+use super::snapshots::{self, PathState, World};
 use crate::clock::{self, Boottime, Wall};
 use crate::config::{Settings, TunnelConfig};
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::pipeline::control::Injected;
-use crate::pipeline::snapshot::Tunnel;
+use crate::pipeline::snapshot::{Group, Tunnel};
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
 use crate::topology::Topology;
@@ -78,6 +78,8 @@ pub struct Gateway {
     pub(super) obstacles: Vec<Option<Obstacle>>,
     pub(super) routes: Merged,
     pub(super) healthy: Vec<bool>,
+    /// Of the healthy paths.
+    pub(super) groups: Arc<[Group]>,
     pub(super) generation: u64,
     pub(super) stale: Stale,
     pub(super) names: Names,
@@ -85,7 +87,6 @@ pub struct Gateway {
     pub(super) neighbours_used: Boottime,
     /// The kernel's tables are not read again before.
     pub(super) view_due: Boottime,
-    pub(super) load: Load,
     /// Where the keys of handshakes are written.
     #[cfg(feature = "keylog")]
     pub keylog: Option<super::keylog::Keylog>,
@@ -130,18 +131,31 @@ impl Gateway {
             obstacles: Vec::new(),
             routes: Merged::default(),
             healthy: Vec::new(),
+            groups: Arc::default(),
             generation: 0,
             stale: Stale { view: Changed::empty(), maps: true, paths: true, snapshots: true },
             names: Names::default(),
             keepalives: Vec::new(),
             neighbours_used: Boottime::default(),
             view_due: Boottime::default(),
-            load: Load::default(),
             #[cfg(feature = "keylog")]
             keylog: None,
         };
         this.make_room();
+        this.regroup();
+        this.open_doors();
         this
+    }
+
+    /// Computes how flows spread over the healthy paths; after a change of the topology, too.
+    pub(super) fn regroup(&mut self) {
+        self.groups = snapshots::groups(&self.plan.topology, &self.healthy);
+        self.stale.snapshots = true;
+    }
+
+    /// Lets handshake messages come to the tunnels that there are, and to no other.
+    pub(super) fn open_doors(&self) {
+        self.handle.set_doors(self.tunnels.iter().map(|(id, tunnel)| (*id, tunnel.door())).collect());
     }
 
     /// Room for the state of every peer, by its id.
@@ -229,15 +243,13 @@ impl Gateway {
     /// Handshake messages and wanted sessions.
     fn receive(&mut self, rng: &mut dyn CryptoRng) {
         let (now, wall) = (clock::boottime(), clock::wall());
-        let loaded = self.load.look(self.handle.waiting_handshakes(), now);
         for _ in 0..HANDSHAKES_PER_TURN {
-            let Some(handshake) = self.handle.next_handshake() else { break };
+            let Some(Admitted { tunnel: id, source, message }) = self.handle.next_handshake() else { break };
             // Its tunnel may be gone by now.
-            let Some(tunnel) = self.tunnels.get_mut(&handshake.tunnel) else { continue };
-            let outcome = tunnel.receive(now, wall, rng, handshake.source, &handshake.message, loaded);
-            if let Err(refusal) = outcome {
-                let name = self.plan.topology.tunnel(handshake.tunnel).map_or("", |plan| &plan.name);
-                tracing::debug!("{name}: refused a handshake message of {}: {refusal:?}", handshake.source);
+            let Some(tunnel) = self.tunnels.get_mut(&id) else { continue };
+            if let Err(refusal) = tunnel.admitted(now, wall, rng, source, &message) {
+                let name = self.plan.topology.tunnel(id).map_or("", |plan| &plan.name);
+                tracing::debug!("{name}: refused a handshake message of {source}: {refusal:?}");
             }
         }
         self.handle.wake_if_any();
@@ -330,7 +342,7 @@ impl Gateway {
             routes: &self.routes,
             tunnels: &self.plan.tunnels,
             paths: &self.paths,
-            healthy: &self.healthy,
+            groups: &self.groups,
             transit: self.plan.settings.transit,
         };
         let (fast, slow) = world.snapshots(self.generation);

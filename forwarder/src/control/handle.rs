@@ -1,16 +1,23 @@
-//! The control thread as the lanes reach it: bounded queues and level-triggered flags.
+//! The control thread as the lanes reach it: bounded queues and level-triggered flags. Handshake messages
+//! pass the tunnels' doors here, on the lane's thread, so that a flood of bad ones is queued nowhere.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
-use crate::clock::Boottime;
-use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId};
+use crate::clock::{self, Boottime};
+use crate::drops::Drop;
+use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId, TunnelId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Handshake;
+use crate::port::udp::UdpSockets;
+use crate::wireguard::message::Handshake as Message;
+use crate::wireguard::{Door, Stopped};
 
 /// Handshake messages that may wait, the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`.
 const MAX_HANDSHAKES: usize = 4096;
@@ -21,40 +28,50 @@ const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// Next hops that may wait for a look at their MAC address.
 const MAX_NEIGHBOURS: usize = 256;
 
-/// Whether the gateway is under load: cookies are demanded then.
-#[derive(Debug, Default)]
-pub struct Load {
-    until: Boottime,
+/// A handshake message that its tunnel's door has let pass.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The tunnel whose listen port it came to.
+    pub tunnel: TunnelId,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// The message.
+    pub message: Message,
 }
 
-impl Load {
-    /// Whether it is under load at `now`, when that many handshake messages wait.
-    pub fn look(&mut self, waiting: usize, now: Boottime) -> bool {
-        if waiting >= LOADED {
-            self.until = now + LOAD_LATCH;
-        }
-        now < self.until
-    }
-}
+/// The tunnels' doors.
+pub type Doors = HashMap<TunnelId, Arc<Mutex<Door>>>;
 
 /// What lanes leave for the control thread.
-#[derive(Debug)]
 pub struct Handle {
-    handshakes: ArrayQueue<Handshake>,
+    doors: Mutex<Doors>,
+    /// Where cookie replies leave.
+    sockets: Arc<UdpSockets>,
+    /// Cookies are demanded until then, in nanoseconds of boot time.
+    loaded_until: AtomicU64,
+    handshakes: ArrayQueue<Admitted>,
     neighbours: ArrayQueue<(InterfaceId, IpAddr)>,
     sessions: Box<[AtomicBool]>,
     wake: Notify,
 }
 
 impl Handle {
-    /// Nothing is left yet.
-    pub fn new() -> Self {
+    /// Nothing is left yet. Handshake messages are taken as soon as there are doors.
+    pub fn new(sockets: Arc<UdpSockets>) -> Self {
         Self {
+            doors: Mutex::default(),
+            sockets,
+            loaded_until: AtomicU64::new(0),
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
             neighbours: ArrayQueue::new(MAX_NEIGHBOURS),
             sessions: (0..MAX_PEER_IDS).map(|_| AtomicBool::new(false)).collect(),
             wake: Notify::new(),
         }
+    }
+
+    /// Sets the doors of all tunnels.
+    pub fn set_doors(&self, doors: Doors) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
     }
 
     /// Waits until a lane left something.
@@ -63,13 +80,8 @@ impl Handle {
     }
 
     /// The next handshake message.
-    pub fn next_handshake(&self) -> Option<Handshake> {
+    pub fn next_handshake(&self) -> Option<Admitted> {
         self.handshakes.pop()
-    }
-
-    /// How many handshake messages wait.
-    pub fn waiting_handshakes(&self) -> usize {
-        self.handshakes.len()
     }
 
     /// Makes [`Self::woken`] return once more if handshake messages are left for the next turn.
@@ -93,11 +105,19 @@ impl Handle {
     pub fn take_session_wanted(&self, peer: PeerId) -> bool {
         self.sessions[peer.index()].swap(false, Ordering::AcqRel)
     }
-}
 
-impl Default for Handle {
-    fn default() -> Self {
-        Self::new()
+    fn is_loaded(&self, now: Boottime) -> bool {
+        if self.handshakes.len() >= LOADED {
+            self.loaded_until.store((now + LOAD_LATCH).nanos(), Ordering::Relaxed);
+        }
+        now.nanos() < self.loaded_until.load(Ordering::Relaxed)
+    }
+
+    /// Cookie replies carry no mark, and one that is lost is asked for again.
+    fn send_cookie(&self, tunnel: TunnelId, to: SocketAddr, reply: &[u8]) {
+        if let Err(error) = self.sockets.send_to(tunnel, to, 0, reply) {
+            tracing::debug!("cannot send a cookie reply to {to}: {error}");
+        }
     }
 }
 
@@ -115,41 +135,134 @@ impl Control for Handle {
         }
     }
 
-    fn handshake(&self, message: Handshake) -> bool {
-        let taken = self.handshakes.push(message).is_ok();
-        if taken {
-            self.wake.notify_one();
-        }
-        taken
+    fn handshake(&self, handshake: &Handshake) -> Result<(), Drop> {
+        let &Handshake { tunnel, source, ref message } = handshake;
+        let now = clock::boottime();
+        let loaded = self.is_loaded(now);
+        let admitted = {
+            let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            // Its tunnel is not there yet, or no more.
+            let door = doors.get(&tunnel).ok_or(Drop::ControlQueueFull)?;
+            let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
+            door.admit(now, &mut rand::rng(), source, message, loaded)
+        };
+        let message = admitted.map_err(|stopped| match stopped {
+            Stopped::Malformed => Drop::Malformed,
+            Stopped::Mac1 => Drop::Mac1Wrong,
+            Stopped::CookieRequired(reply) => {
+                if let Some(reply) = reply {
+                    self.send_cookie(tunnel, source, &reply.to_bytes());
+                }
+                Drop::CookieRequired
+            }
+            Stopped::RateLimited => Drop::HandshakeRate,
+        })?;
+        self.handshakes.push(Admitted { tunnel, source, message }).map_err(|_| Drop::ControlQueueFull)?;
+        self.wake.notify_one();
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrayvec::ArrayVec;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
 
     use super::*;
-    use crate::id::TunnelId;
+    use crate::port::udp::TunnelSocket;
+    use crate::wireguard::message::TYPE_COOKIE_REPLY;
+    use crate::wireguard::{PeerConfig, PrivateKey, Shared, Tunnel};
+
+    const TUNNEL: TunnelId = TunnelId(0);
+
+    /// A handle before one tunnel, and an initiation for it by a stranger, from a socket of the stranger's.
+    fn handle_and_message() -> (Handle, Handshake, std::net::UdpSocket) {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let (own, stranger) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
+        let now = clock::boottime();
+        let door = Tunnel::new(TUNNEL, &own, Arc::<Shared>::default(), now, rng).door();
+        let socket = TunnelSocket { file: "wg0.conf".into(), port: 0, fwmark: None };
+        let sockets = Arc::new(UdpSockets::open(&[socket]).expect("a socket"));
+
+        let mut theirs = Tunnel::new(TUNNEL, &stranger, Arc::<Shared>::default(), now, rng);
+        let config = PeerConfig {
+            id: PeerId(0),
+            public_key: own.public(),
+            preshared_key: [0; 32],
+            endpoint: Some(([127, 0, 0, 1], 1).into()),
+            persistent_keepalive: None,
+        };
+        assert!(theirs.add_peer(&config, now));
+        theirs.want_session(PeerId(0), now, clock::wall(), rng);
+        let payload = theirs.poll_transmit().expect("an initiation").payload;
+        let source = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        source.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let message = Handshake {
+            tunnel: TUNNEL,
+            source: source.local_addr().expect("an address"),
+            message: payload.into_iter().collect(),
+        };
+        let handle = Handle::new(sockets);
+        handle.set_doors([(TUNNEL, door)].into());
+        (handle, message, source)
+    }
+
+    /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.
+    #[test]
+    fn a_flood_with_bad_mac1_is_queued_nowhere() {
+        let (handle, mut bad, _source) = handle_and_message();
+        let good = bad.clone();
+        bad.message[120] ^= 1;
+        for _ in 0..2 * MAX_HANDSHAKES {
+            assert_eq!(handle.handshake(&bad), Err(Drop::Mac1Wrong));
+        }
+        assert_eq!(handle.handshake(&good), Ok(()));
+        assert!(handle.next_handshake().is_some_and(|admitted| admitted.source == good.source));
+        assert!(handle.next_handshake().is_none());
+    }
+
+    /// Section 5.3: under load a cookie is demanded and sent, at once and from the tunnel's port; the queue
+    /// grows no further. Load ends a second after the queue was long.
+    #[test]
+    fn a_flood_with_good_mac1_gets_cookies() {
+        let (handle, message, source) = handle_and_message();
+        for _ in 0..LOADED {
+            assert_eq!(handle.handshake(&message), Ok(()));
+        }
+        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired));
+        let mut reply = [0; 128];
+        let (len, from) = source.recv_from(&mut reply).expect("a cookie reply");
+        let port = handle.sockets.port(TUNNEL).expect("a port");
+        assert_eq!((len, reply[0], from.port()), (64, 3, port));
+
+        while handle.next_handshake().is_some() {}
+        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired), "latched");
+        assert_eq!(handle.handshakes.len(), 0);
+        let later = clock::boottime() + LOAD_LATCH;
+        assert!(!handle.is_loaded(later));
+    }
 
     /// The kernel: under load from 512 of 4096 waiting handshake messages on, and for a second after that.
     #[test]
     fn load_begins_at_512_and_lasts_a_second() {
+        let (handle, message, _source) = handle_and_message();
         let at = |millis: u64| Boottime(Duration::from_millis(5000 + millis));
-        let mut load = Load::default();
-        assert!(!load.look(511, at(0)));
-        assert!(load.look(512, at(1)));
-        assert!(load.look(0, at(1000)));
-        assert!(!load.look(0, at(1001)));
+        assert!((0..511).all(|_| handle.handshake(&message).is_ok()));
+        assert!(!handle.is_loaded(at(0)));
+        assert_eq!(handle.handshake(&message), Ok(()));
+        assert!(handle.is_loaded(at(1)));
+        while handle.next_handshake().is_some() {}
+        assert!(handle.is_loaded(at(1000)));
+        assert!(!handle.is_loaded(at(1001)));
     }
 
-    /// The kernel's queue: 4096 handshake messages, and the next one is refused.
+    /// The kernel's queue: 4096 handshake messages, and the next one is refused. Cookie replies pass under load.
     #[test]
     fn handshakes_are_queued_up_to_4096() {
-        let handle = Handle::new();
-        let source = "192.0.2.1:1".parse().unwrap();
-        let message = || Handshake { tunnel: TunnelId(0), source, message: ArrayVec::new() };
-        assert!((0..4096).all(|_| handle.handshake(message())));
-        assert!(!handle.handshake(message()));
-        assert_eq!(handle.waiting_handshakes(), 4096);
+        let (handle, mut message, _source) = handle_and_message();
+        message.message = [&[TYPE_COOKIE_REPLY, 0, 0, 0][..], &[0; 60]].concat().into_iter().collect();
+        assert!((0..4096).all(|_| handle.handshake(&message).is_ok()));
+        assert_eq!(handle.handshake(&message), Err(Drop::ControlQueueFull));
+        assert_eq!(std::iter::from_fn(|| handle.next_handshake()).count(), 4096);
     }
 }

@@ -71,8 +71,10 @@ impl Gateway {
     pub(super) fn look_at_health(&mut self) {
         let now = clock::boottime();
         let healthy: Vec<bool> = self.paths.iter().map(|path| path.is_healthy(now)).collect();
-        self.stale.snapshots |= healthy != self.healthy;
-        self.healthy = healthy;
+        if healthy != self.healthy {
+            self.healthy = healthy;
+            self.regroup();
+        }
     }
 
     /// A message sealed with a session confirms it, and the peer may answer at once: every lane had to

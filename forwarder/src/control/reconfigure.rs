@@ -135,9 +135,10 @@ impl Gateway {
             plan.peers.iter().for_each(|peer| tunnel.set_roaming(*peer, plan.settings.roaming));
         }
         drop(old);
+        self.regroup();
+        self.open_doors();
         self.stale.maps = true;
         self.stale.paths = true;
-        self.stale.snapshots = true;
         self.note(Changed::all());
         self.turn(rng).await;
         routing::withdraw(&self.kernel, &now, &next, self.plan.tun).await;

@@ -67,8 +67,8 @@ pub struct World<'a> {
     pub tunnels: &'a Arc<[Tunnel]>,
     /// The paths by [`PeerId`].
     pub paths: &'a [PathState],
-    /// Which of them are healthy.
-    pub healthy: &'a [bool],
+    /// How flows spread over them.
+    pub groups: &'a Arc<[Group]>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
 }
@@ -101,18 +101,32 @@ pub fn tunnels(
     tunnels.into()
 }
 
+/// How the flows of each group spread over its peers, some of whose paths are healthy. It takes long and
+/// changes seldom: no handshake by itself changes it.
+pub fn groups(topology: &Topology, healthy: &[bool]) -> Arc<[Group]> {
+    let healthy = |peer: &PeerId| (*peer, healthy[peer.index()]);
+    let mtu = |peer: &PeerId| {
+        let tunnel = topology.peers.get(peer).and_then(|plan| topology.tunnel(plan.tunnel));
+        tunnel.map_or(0, |tunnel| tunnel.mtu)
+    };
+    let groups = topology.groups.iter().map(|plan| Group {
+        buckets: flow::buckets(&plan.peers.iter().map(healthy).collect::<Vec<_>>()),
+        mtu: plan.peers.iter().map(mtu).min().unwrap_or(0),
+    });
+    groups.collect()
+}
+
 impl World<'_> {
     /// The workers' snapshot, in which packets leave as frames of our ports; and the slow path's, in
     /// which they leave by UDP sockets and the TUN.
     pub fn snapshots(&self, generation: u64) -> (Snapshot, Snapshot) {
         let sessions = Arc::new(self.paths.iter().flat_map(|p| sessions(&p.slots)).collect());
-        let groups = self.groups();
         let neighbours = Arc::new(self.neighbours());
         let snapshot = |routes, paths: Vec<Path>, interfaces, egresses| Snapshot {
             generation,
             interfaces: Arc::new(interfaces),
             routes: Arc::clone(routes),
-            groups: Arc::clone(&groups),
+            groups: Arc::clone(self.groups),
             paths: paths.into(),
             tunnels: Arc::clone(self.tunnels),
             sessions: Arc::clone(&sessions),
@@ -138,19 +152,6 @@ impl World<'_> {
             encap: encap(state),
         };
         (0..).zip(self.paths).map(path).collect()
-    }
-
-    fn groups(&self) -> Arc<[Group]> {
-        let healthy = |peer: &PeerId| (*peer, self.healthy[peer.index()]);
-        let mtu = |peer: &PeerId| {
-            let tunnel = self.topology.peers.get(peer).and_then(|plan| self.topology.tunnel(plan.tunnel));
-            tunnel.map_or(0, |tunnel| tunnel.mtu)
-        };
-        let groups = self.topology.groups.iter().map(|plan| Group {
-            buckets: flow::buckets(&plan.peers.iter().map(healthy).collect::<Vec<_>>()),
-            mtu: plan.peers.iter().map(mtu).min().unwrap_or(0),
-        });
-        groups.collect()
     }
 
     fn interfaces(&self) -> Map<FrameKey, InterfaceId> {

@@ -64,7 +64,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let interface = tun.interface();
     routing::set_up(&kernel, &Wanted::new(&configs, topology.tun_mtu), interface).await?;
 
-    let handle = Arc::new(Handle::new());
+    let handle = Arc::new(Handle::new(Arc::clone(&sockets)));
     let mut publisher = Publisher::new();
     let lanes = Lanes::start(Parts {
         topology: &topology,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
 
+use crate::drops::Drop;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::wireguard::message::INITIATION_LEN;
 
@@ -15,8 +16,11 @@ pub trait Control: Send + Sync {
     /// Packets wait for the MAC address of a next hop.
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr);
 
-    /// A handshake message arrived; `false` when the queue is full.
-    fn handshake(&self, message: Handshake) -> bool;
+    /// A handshake message arrived.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    fn handshake(&self, message: &Handshake) -> Result<(), Drop>;
 }
 
 /// A handshake message (types 1 to 3) on its way to the control thread.

@@ -64,7 +64,7 @@ pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> S
             Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
             Layer::Ip => sorted.packet(position, bytes, 0, None),
             Layer::Datagram { tunnel, source, ds } => match handshake(tunnel, source, bytes) {
-                Some(message) => io.control.handshake(message).then_some(()).ok_or(Drop::ControlQueueFull),
+                Some(message) => io.control.handshake(&message),
                 None => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
             },
         };

@@ -6,15 +6,17 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
-/// `len` bytes of zeros in pages of their own, which no core file holds. They are never given back.
+/// `len` bytes of zeros in pages of their own, which no core file holds. They are never given back, and taken
+/// from the system now rather than when they are written, which may be in a flood.
 ///
 /// # Panics
 /// When the system has no memory left.
 pub(super) fn pages(len: usize) -> &'static mut [u8] {
     let whole = NonZeroUsize::new(len).unwrap_or(NonZeroUsize::MIN);
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
     // SAFETY: a new mapping, which touches no other.
-    let memory = unsafe { mmap_anonymous(None, whole, access, MapFlags::MAP_PRIVATE) };
+    let memory = unsafe { mmap_anonymous(None, whole, access, flags) };
     let memory = memory.expect("there is memory for packets").cast().as_ptr();
     leave_out(memory, whole.get());
     // SAFETY: the mapping has that many bytes, is zero, never unmapped and known to nobody else.

@@ -5,8 +5,10 @@ use std::ops::{Deref, DerefMut};
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, Mac as _};
 use blake2::{Blake2s256, Blake2sMac, Digest};
+use curve25519_dalek::{EdwardsPoint, MontgomeryPoint};
 use hmac::SimpleHmac;
 use rand::CryptoRng;
+use subtle::ConstantTimeEq as _;
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -91,10 +93,43 @@ pub(super) fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// DH; `None` when the result is all zero (a public key of small order).
-pub(super) fn dh(secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
-    let shared = secret.diffie_hellman(&(*public).into());
-    shared.was_contributory().then(|| Secret::new(shared.to_bytes()))
+/// A public key, ready for DH (`docs/decisions/0005-x25519-on-the-edwards-curve.md`).
+#[derive(Clone)]
+pub(super) struct Point {
+    montgomery: x25519_dalek::PublicKey,
+    /// The same point on the birationally equivalent Edwards curve; of the two with this u-coordinate,
+    /// either will do. `None` when it lies on the twist, or when this CPU has no fast arithmetic there.
+    edwards: Option<EdwardsPoint>,
+}
+
+impl Point {
+    pub(super) fn new(public: &[u8; 32]) -> Self {
+        let fast = edwards_is_fast();
+        let edwards = fast.then(|| MontgomeryPoint(*public).to_edwards(0)).flatten();
+        Self { montgomery: (*public).into(), edwards }
+    }
+
+    /// DH; `None` when the result is all zero (a public key of small order).
+    pub(super) fn dh(&self, secret: &StaticSecret) -> Option<Secret> {
+        let shared = Secret::new(match &self.edwards {
+            Some(point) => point.mul_clamped(*secret.as_bytes()).to_montgomery().0,
+            None => secret.diffie_hellman(&self.montgomery).to_bytes(),
+        });
+        let zero: bool = shared.ct_eq(&[0; 32]).into();
+        (!zero).then_some(shared)
+    }
+}
+
+/// Whether curve25519-dalek has vector code for this CPU. It has none for the Montgomery ladder.
+fn edwards_is_fast() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx2")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
 }
 
 /// Hash: BLAKE2s over the parts.
@@ -134,4 +169,77 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Secret {
         hmac.update(part);
     }
     Secret::new(hmac.finalize_fixed().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ladder(secret: [u8; 32], public: [u8; 32]) -> [u8; 32] {
+        x25519_dalek::x25519(secret, public)
+    }
+
+    fn lifted(public: [u8; 32]) -> Option<Point> {
+        let edwards = MontgomeryPoint(public).to_edwards(0)?;
+        Some(Point { montgomery: public.into(), edwards: Some(edwards) })
+    }
+
+    fn dh(point: &Point, secret: [u8; 32]) -> [u8; 32] {
+        point.dh(&secret.into()).map_or([0; 32], |shared| *shared)
+    }
+
+    proptest! {
+        /// RFC 7748 section 5: half of all values are on the curve, half on its twist; the top bit is
+        /// ignored.
+        #[test]
+        fn both_ways_agree(secret: [u8; 32], public: [u8; 32]) {
+            let expected = ladder(secret, public);
+            prop_assert_eq!(dh(&Point::new(&public), secret), expected);
+            if let Some(point) = lifted(public) {
+                prop_assert_eq!(dh(&point, secret), expected);
+            }
+        }
+    }
+
+    /// Half of all values: so the fast way is tested above, whatever this CPU has.
+    #[test]
+    fn what_is_on_the_curve_is_lifted() {
+        let public = x25519_dalek::PublicKey::from(&StaticSecret::from([7; 32])).to_bytes();
+        assert!(lifted(public).is_some());
+        let count = (0..200).filter(|&byte| lifted([byte; 32]).is_some()).count();
+        assert!((60..140).contains(&count), "{count} of 200");
+    }
+
+    /// RFC 7748 section 5.2, the first vector; and values at the modulus, not reduced.
+    #[test]
+    fn odd_encodings() {
+        let secret = hex::decode("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4");
+        let public = hex::decode("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c");
+        let shared = hex::decode("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552");
+        let bytes = |text: Result<Vec<u8>, _>| <[u8; 32]>::try_from(text.expect("hex")).expect("32 bytes");
+        let (secret, public) = (bytes(secret), bytes(public));
+        assert_eq!(dh(&lifted(public).expect("on the curve"), secret), bytes(shared));
+        for low in 0xe8..=0xff {
+            let mut public = [0xff; 32];
+            public[0] = low;
+            assert_eq!(dh(&Point::new(&public), secret), ladder(secret, public));
+            public[31] = 0x7f;
+            assert_eq!(dh(&Point::new(&public), secret), ladder(secret, public));
+        }
+    }
+
+    /// Section 5.4: a key of small order gives no secret, on either curve.
+    #[test]
+    fn small_order_is_refused() {
+        for public in [[0; 32], {
+            let mut one = [0; 32];
+            one[0] = 1;
+            one
+        }] {
+            assert!(Point::new(&public).dh(&StaticSecret::from([9; 32])).is_none());
+            assert!(lifted(public).is_none_or(|point| point.dh(&StaticSecret::from([9; 32])).is_none()));
+        }
+    }
 }

@@ -12,6 +12,7 @@
 
 mod cookie;
 mod crypto;
+mod door;
 mod limiter;
 mod mac;
 pub mod message;
@@ -30,6 +31,7 @@ mod tunnel;
 mod vectors;
 
 pub use crypto::{PrivateKey, PublicKey};
+pub use door::{Door, Stopped};
 #[cfg(feature = "keylog")]
 pub use noise::keylog::HandshakeSecrets;
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};

@@ -16,7 +16,7 @@ use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use x25519_dalek::StaticSecret;
 
-use super::crypto::{self, PrivateKey, PublicKey, Secret, dh, kdf, on_wiped_stack};
+use super::crypto::{self, Point, PrivateKey, PublicKey, Secret, kdf, on_wiped_stack};
 use super::message::{Initiation, Response};
 use super::session::SessionKeys;
 use super::tai64n::Tai64n;
@@ -40,6 +40,7 @@ impl Identity {
 /// What we know of a peer beforehand.
 pub(super) struct PeerKeys {
     pub(super) public: PublicKey,
+    point: Point,
     preshared: Secret,
     /// DH of both static keys, computed once.
     static_static: Secret,
@@ -49,14 +50,15 @@ impl PeerKeys {
     /// `None` when the peer's key is of small order.
     pub(super) fn new(identity: &Identity, public: PublicKey, preshared: &[u8; 32]) -> Option<Self> {
         on_wiped_stack(|| {
-            let static_static = dh(&identity.secret, &public.0)?;
-            Some(Self { public, preshared: Secret::new(*preshared), static_static })
+            let point = Point::new(&public.0);
+            let static_static = point.dh(&identity.secret)?;
+            Some(Self { public, point, preshared: Secret::new(*preshared), static_static })
         })
     }
 
     /// Goes on with another key pair of ours. A key that was not of small order for one is of none.
     pub(super) fn set_identity(&mut self, identity: &Identity) {
-        if let Some(static_static) = dh(&identity.secret, &self.public.0) {
+        if let Some(static_static) = on_wiped_stack(|| self.point.dh(&identity.secret)) {
             self.static_static = static_static;
         }
     }
@@ -89,7 +91,7 @@ pub(super) fn initiate(
             sealed_timestamp: [0; 28],
         };
         state.mix_ephemeral(&message.ephemeral);
-        let key = state.mix_dh(&ephemeral, &peer.public.0)?;
+        let key = state.mix_dh(&ephemeral, &peer.point)?;
         state.seal(&key, &identity.public.0, &mut message.sealed_static);
         let key = state.mix_key(&peer.static_static);
         state.seal(&key, &timestamp.0, &mut message.sealed_timestamp);
@@ -108,8 +110,9 @@ impl Initiated {
         on_wiped_stack(|| {
             let mut state = self.state.clone();
             state.mix_ephemeral(&response.ephemeral);
-            state.mix_dh(&self.ephemeral, &response.ephemeral)?;
-            state.mix_dh(&identity.secret, &response.ephemeral)?;
+            let ephemeral = Point::new(&response.ephemeral);
+            state.mix_dh(&self.ephemeral, &ephemeral)?;
+            state.mix_dh(&identity.secret, &ephemeral)?;
             let key = state.mix_preshared(&peer.preshared);
             state.open(&key, &response.sealed_empty, &mut [])?;
             let [send, receive] = state.split();
@@ -121,6 +124,7 @@ impl Initiated {
 /// An initiation whose sender is known, but not yet authenticated.
 pub(super) struct Opened {
     state: Symmetric,
+    ephemeral: Point,
     /// Who claims to have sent it.
     pub(super) public: PublicKey,
 }
@@ -130,10 +134,11 @@ pub(super) fn open_initiation(identity: &Identity, message: &Initiation) -> Opti
     on_wiped_stack(|| {
         let mut state = Symmetric::new(&identity.public);
         state.mix_ephemeral(&message.ephemeral);
-        let key = state.mix_dh(&identity.secret, &message.ephemeral)?;
+        let ephemeral = Point::new(&message.ephemeral);
+        let key = state.mix_dh(&identity.secret, &ephemeral)?;
         let mut public = [0; 32];
         state.open(&key, &message.sealed_static, &mut public)?;
-        Some(Opened { state, public: PublicKey(public) })
+        Some(Opened { state, ephemeral, public: PublicKey(public) })
     })
 }
 
@@ -144,8 +149,7 @@ impl Opened {
             let key = self.state.mix_key(&peer.static_static);
             let mut timestamp = [0; 12];
             self.state.open(&key, &message.sealed_timestamp, &mut timestamp)?;
-            let received =
-                Received { state: self.state, ephemeral: message.ephemeral, sender: message.sender };
+            let received = Received { state: self.state, ephemeral: self.ephemeral, sender: message.sender };
             Some((received, Tai64n(timestamp)))
         })
     }
@@ -154,7 +158,7 @@ impl Opened {
 /// An authentic initiation that waits for our response.
 pub(super) struct Received {
     state: Symmetric,
-    ephemeral: [u8; 32],
+    ephemeral: Point,
     /// The initiator's index.
     pub(super) sender: u32,
 }
@@ -176,7 +180,7 @@ impl Received {
             };
             self.state.mix_ephemeral(&message.ephemeral);
             self.state.mix_dh(ephemeral, &self.ephemeral)?;
-            self.state.mix_dh(ephemeral, &peer.public.0)?;
+            self.state.mix_dh(ephemeral, &peer.point)?;
             let key = self.state.mix_preshared(&peer.preshared);
             self.state.seal(&key, &[], &mut message.sealed_empty);
             let [receive, send] = self.state.split();
@@ -215,8 +219,8 @@ impl Symmetric {
     }
 
     /// Mixes in a DH; `None` when its result is all zero.
-    fn mix_dh(&mut self, secret: &StaticSecret, public: &[u8; 32]) -> Option<Secret> {
-        Some(self.mix_key(&*dh(secret, public)?))
+    fn mix_dh(&mut self, secret: &StaticSecret, public: &Point) -> Option<Secret> {
+        Some(self.mix_key(&*public.dh(secret)?))
     }
 
     fn mix_preshared(&mut self, preshared: &Secret) -> Secret {

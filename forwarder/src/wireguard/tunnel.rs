@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::CryptoRng;
 use zeroize::Zeroize;
 
-use super::cookie::Checker;
 use super::crypto::{PrivateKey, PublicKey};
-use super::limiter::{Bucket, Limiter, Rate};
-use super::mac::Mac1Key;
+use super::door::{Door, Stopped};
 use super::message::Handshake;
 use super::noise::{self, Identity, PeerKeys};
 use super::peer::{Context, Outbox, Peer};
@@ -19,9 +17,6 @@ use super::shared::Shared;
 use super::{HANDSHAKE_DS, Session};
 use crate::clock::{Boottime, Wall};
 use crate::id::{PeerId, TunnelId};
-
-/// Cookie replies per tunnel: they are small, but their receivers did not ask for them.
-const COOKIE_REPLIES: Rate = Rate { every: Duration::from_millis(1), burst: 100 };
 
 /// What a tunnel needs to know of a peer.
 #[derive(Clone)]
@@ -126,6 +121,17 @@ pub enum Refusal {
     Unexpected,
 }
 
+impl From<Stopped> for Refusal {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Malformed => Self::Malformed,
+            Stopped::Mac1 => Self::Mac1,
+            Stopped::CookieRequired(_) => Self::CookieRequired,
+            Stopped::RateLimited => Self::RateLimited,
+        }
+    }
+}
+
 /// What `wg show` would tell of a peer.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
@@ -149,10 +155,7 @@ pub struct PeerStatus {
 pub struct Tunnel {
     id: TunnelId,
     identity: Identity,
-    mac1: Mac1Key,
-    checker: Checker,
-    limiter: Limiter,
-    cookie_replies: Bucket,
+    door: Arc<Mutex<Door>>,
     shared: Arc<Shared>,
     peers: BTreeMap<PeerId, Peer>,
     by_key: HashMap<PublicKey, PeerId>,
@@ -171,10 +174,7 @@ impl Tunnel {
         let identity = identity(key, rng);
         Self {
             id,
-            mac1: Mac1Key::new(&identity.public),
-            checker: Checker::new(&identity.public, now, rng),
-            limiter: Limiter::new(now),
-            cookie_replies: Bucket::default(),
+            door: Arc::new(Mutex::new(Door::new(&identity.public, now, rng))),
             identity,
             shared,
             peers: BTreeMap::new(),
@@ -207,8 +207,7 @@ impl Tunnel {
     /// greatest timestamps, endpoints and traffic.
     pub fn set_private_key(&mut self, key: &PrivateKey, now: Boottime, rng: &mut dyn CryptoRng) {
         self.identity = identity(key, rng);
-        self.mac1 = Mac1Key::new(&self.identity.public);
-        self.checker = Checker::new(&self.identity.public, now, rng);
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).set_key(&self.identity.public, now, rng);
         for peer in self.peers.values_mut() {
             peer.set_identity(&self.identity, &mut self.outbox);
         }
@@ -242,7 +241,12 @@ impl Tunnel {
         }
     }
 
-    /// Handles a handshake message (types 1 to 3) that `source` sent.
+    /// The door, for whoever receives the messages: what it lets pass goes to [`Self::admitted`].
+    pub fn door(&self) -> Arc<Mutex<Door>> {
+        Arc::clone(&self.door)
+    }
+
+    /// Handles a handshake message (types 1 to 3) that `source` sent: door and all.
     ///
     /// # Errors
     /// Why it was refused; nothing of the peer's state has changed then.
@@ -255,22 +259,48 @@ impl Tunnel {
         message: &[u8],
         under_load: bool,
     ) -> Result<(), Refusal> {
-        match Handshake::parse(message).ok_or(Refusal::Malformed)? {
+        let admitted = {
+            let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+            door.admit(now, rng, source, message, under_load)
+        };
+        match admitted {
+            Ok(message) => self.admitted(now, wall, rng, source, &message),
+            Err(stopped) => {
+                if let Stopped::CookieRequired(Some(reply)) = stopped {
+                    let payload = reply.to_bytes().to_vec();
+                    self.outbox.transmits.push_back(Transmit { peer: None, to: source, payload });
+                }
+                Err(stopped.into())
+            }
+        }
+    }
+
+    /// Handles a handshake message of `source` that the door has let pass.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing of the peer's state has changed then.
+    pub fn admitted(
+        &mut self,
+        now: Boottime,
+        wall: Wall,
+        rng: &mut dyn CryptoRng,
+        source: SocketAddr,
+        message: &Handshake,
+    ) -> Result<(), Refusal> {
+        match message {
             Handshake::Initiation(initiation) => {
-                self.admit(now, rng, source, message, initiation.sender, under_load)?;
                 let opened =
-                    noise::open_initiation(&self.identity, &initiation).ok_or(Refusal::Unauthenticated)?;
+                    noise::open_initiation(&self.identity, initiation).ok_or(Refusal::Unauthenticated)?;
                 let peer = *self.by_key.get(&opened.public).ok_or(Refusal::Unauthenticated)?;
-                self.with(peer, now, wall, rng, |peer, cx| peer.initiation(cx, source, opened, &initiation))
+                self.with(peer, now, wall, rng, |peer, cx| peer.initiation(cx, source, opened, initiation))
             }
             Handshake::Response(response) => {
-                self.admit(now, rng, source, message, response.sender, under_load)?;
                 let peer = self.owner(response.receiver).ok_or(Refusal::Unexpected)?;
-                self.with(peer, now, wall, rng, |peer, cx| peer.response(cx, source, &response))
+                self.with(peer, now, wall, rng, |peer, cx| peer.response(cx, source, response))
             }
             Handshake::CookieReply(reply) => {
                 let peer = self.owner(reply.receiver).and_then(|id| self.peers.get_mut(&id));
-                peer.ok_or(Refusal::Unexpected)?.cookie(now, &reply)
+                peer.ok_or(Refusal::Unexpected)?.cookie(now, reply)
             }
         }
     }
@@ -324,34 +354,6 @@ impl Tunnel {
     /// The peer's endpoint, handshake and traffic; `None` when there is no such peer.
     pub fn status(&self, peer: PeerId) -> Option<PeerStatus> {
         self.peers.get(&peer).map(Peer::status)
-    }
-
-    /// Lets an initiation or a response pass by its macs (section 5.3): mac1 always, mac2 and the
-    /// source's rate under load.
-    fn admit(
-        &mut self,
-        now: Boottime,
-        rng: &mut dyn CryptoRng,
-        source: SocketAddr,
-        message: &[u8],
-        sender: u32,
-        under_load: bool,
-    ) -> Result<(), Refusal> {
-        if !self.mac1.verify(message) {
-            return Err(Refusal::Mac1);
-        }
-        if !under_load {
-            return Ok(());
-        }
-        if !self.checker.verify(now, rng, source, message) {
-            if self.cookie_replies.take(now, COOKIE_REPLIES) {
-                let reply = self.checker.reply(now, rng, source, sender, message);
-                let payload = reply.to_bytes().to_vec();
-                self.outbox.transmits.push_back(Transmit { peer: None, to: source, payload });
-            }
-            return Err(Refusal::CookieRequired);
-        }
-        if self.limiter.allow(now, source) { Ok(()) } else { Err(Refusal::RateLimited) }
     }
 
     /// The peer whose handshake or session has that index of ours.

@@ -111,6 +111,39 @@ fn parse_snmp(snmp: &str) -> Result<Tcp> {
     Ok(Tcp { segments: value("OutSegs")?, retransmits: value("RetransSegs")? })
 }
 
+/// A process's resident memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// KiB now (`VmRSS`).
+    pub resident_kib: i64,
+    /// KiB at most since [`forget_peak`] or its start (`VmHWM`).
+    pub peak_kib: i64,
+}
+
+/// Reads a process's memory.
+///
+/// # Errors
+/// It has ended.
+pub fn memory(pid: u32) -> Result<Memory> {
+    parse_status(&fs::read_to_string(format!("/proc/{pid}/status"))?)
+}
+
+/// Lets the peak of a process's memory begin anew.
+///
+/// # Errors
+/// It has ended, or is another user's.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
+fn parse_status(status: &str) -> Result<Memory> {
+    let kib = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        Ok::<i64, anyhow::Error>(value.with_context(|| format!("no {name} in /proc/PID/status"))?.parse()?)
+    };
+    Ok(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
+}
+
 /// Seconds that the machine's CPUs were busy since boot, all of them together.
 ///
 /// # Errors
@@ -154,6 +187,14 @@ mod tests {
         let snmp = "Ip: A B\nIp: 1 2\nTcp: RtoMin InSegs OutSegs RetransSegs\nTcp: 200 10 20 3\n";
         assert_eq!(parse_snmp(snmp).expect("valid"), Tcp { segments: 20, retransmits: 3 });
         assert!(parse_snmp("Tcp: RtoMin\nTcp: 200\n").is_err());
+    }
+
+    #[test]
+    fn memory_is_read_in_kib() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        let memory = parse_status(status).expect("valid");
+        assert_eq!(memory, Memory { resident_kib: 1024, peak_kib: 2048 });
+        assert!(parse_status("Name:\tx\n").is_err());
     }
 
     #[test]

@@ -24,15 +24,44 @@ pub struct Rate {
     pub generator_bound: bool,
 }
 
+/// Equal flows of packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Inner IP length in bytes.
+    pub size: u16,
+    /// Number of flows.
+    pub flows: u16,
+}
+
 /// Searches that rate for packets of `size` bytes (inner IP length) in `flows` equal flows.
 ///
 /// # Errors
 /// The generator fails.
 pub fn rate(program: &Path, from: &Site, to: &Site, size: u16, flows: u16) -> Result<Rate> {
+    run(program, "rate", [from, to], Load { size, flows }, &[])
+}
+
+/// Searches the highest rate at which at most one packet in a thousand is lost.
+///
+/// # Errors
+/// The generator fails.
+pub fn lossless(program: &Path, ends: [&Site; 2], load: Load) -> Result<Rate> {
+    run(program, "rate", ends, load, &["--loss", "0.001"])
+}
+
+/// Offers `pps` packets a second for `seconds`.
+///
+/// # Errors
+/// The generator fails.
+pub fn offer(program: &Path, ends: [&Site; 2], load: Load, pps: u64, seconds: u32) -> Result<Rate> {
+    run(program, "offer", ends, load, &["--rate", &pps.to_string(), "--seconds", &seconds.to_string()])
+}
+
+fn run(program: &Path, what: &str, [from, to]: [&Site; 2], load: Load, more: &[&str]) -> Result<Rate> {
     let mut command = Command::new(program);
-    command.args(["rate", "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);
+    command.args([what, "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);
     command.args(["--from-ns", from.host.name(), "--to-ns", to.host.name()]);
     command.args(["--src", &from.host_address().to_string(), "--dst", &to.host_address().to_string()]);
-    command.args(["--size", &size.to_string(), "--flows", &flows.to_string()]);
+    command.args(["--size", &load.size.to_string(), "--flows", &load.flows.to_string()]).args(more);
     serde_json::from_str(&command.text()?).context("the generator's report")
 }

@@ -13,6 +13,7 @@
 //! With a bonding driver in the kernel the slaves form bond0 (802.3ad); else each has a network of its own.
 
 pub mod address;
+pub mod attack;
 pub mod counters;
 pub mod daemon;
 pub mod eavesdrop;

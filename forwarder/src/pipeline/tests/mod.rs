@@ -364,12 +364,12 @@ impl Control for Recorder {
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         self.neighbours.lock().unwrap().push((interface, address));
     }
-    fn handshake(&self, message: Handshake) -> bool {
-        let room = !self.full.load(Ordering::Relaxed);
-        if room {
-            self.handshakes.lock().unwrap().push(message);
+    fn handshake(&self, message: &Handshake) -> Result<(), Drop> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Drop::ControlQueueFull);
         }
-        room
+        self.handshakes.lock().unwrap().push(message.clone());
+        Ok(())
     }
 }
 
