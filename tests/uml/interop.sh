@@ -130,7 +130,10 @@ start_a() {
 
 run_forwarder() { # its options
     # Not by in_ns: a function in the background is a shell of its own, and $! would be that.
-    RUST_LOG=debug ip netns exec a "$FORWARDER" run "$@" --counters $COUNTERS >$LOG 2>&1 &
+    # `wg` prefers a control socket to the kernel's device of that name: each gateway has its own folder.
+    mkdir -p /run/wireguard
+    RUST_LOG=debug ip netns exec a sh -c 'mount -t tmpfs tmpfs /run/wireguard; exec "$@"' sh \
+        "$FORWARDER" run "$@" --counters $COUNTERS >$LOG 2>&1 &
     FORWARDER_PID=$!
     wait_until 20 "forwarder is not ready" forwarder_is_ready
 }

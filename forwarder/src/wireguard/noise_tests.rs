@@ -63,8 +63,8 @@ impl Case {
 
     fn initiate(&self) -> (Initiation, Initiated) {
         let (identity, peer) = self.initiator();
-        let rng = &mut StdRng::seed_from_u64(self.seeds[0]);
-        initiate(&identity, &peer, self.indices[0], Tai64n(self.timestamp), rng).expect("full order")
+        let ephemeral = Box::new(StaticSecret::from(ephemeral(self.seeds[0])));
+        initiate(&identity, &peer, self.indices[0], Tai64n(self.timestamp), ephemeral).expect("full order")
     }
 
     fn snow_initiator(&self) -> HandshakeState {
@@ -173,8 +173,8 @@ proptest! {
         prop_assert_eq!(timestamp, Tai64n(case.timestamp));
         prop_assert_eq!(received.sender, case.indices[0]);
 
-        let rng = &mut StdRng::seed_from_u64(case.seeds[1]);
-        let (response, keys) = received.respond(&peer, case.indices[1], rng).expect("full order");
+        let ephemeral = StaticSecret::from(ephemeral(case.seeds[1]));
+        let (response, keys) = received.respond(&peer, case.indices[1], &ephemeral).expect("full order");
         prop_assert_eq!((response.sender, response.receiver), (case.indices[1], case.indices[0]));
         let mut other = case.snow_responder();
         snow_reads(&mut other, &message.to_bytes()[INITIATION]).unwrap();

@@ -67,6 +67,8 @@ impl Context<'_> {
         self.outbox.events.push_back(event);
     }
 
+    /// Boxed, so that no move leaves a copy.
+    #[allow(clippy::unnecessary_box_returns)]
     #[cfg_attr(not(feature = "keylog"), allow(unused_variables))]
     fn ephemeral(&mut self, peer: &PeerKeys) -> Box<StaticSecret> {
         let ephemeral = on_wiped_stack(|| Box::new(StaticSecret::random_from_rng(&mut *self.rng)));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::{TryCryptoRng, TryRng};
+use x25519_dalek::StaticSecret;
 
 use super::cookie::Jar;
 use super::mac::{Mac1Key, mac1_of};
@@ -174,9 +175,9 @@ fn with_mac1<const N: usize>(mut message: [u8; N]) -> Vec<u8> {
 fn wireguard_go_answers_our_initiation() {
     for vector in ANSWERED {
         let (identity, peer) = vector.keys();
-        let rng = &mut Fixed(INITIATOR);
+        let ephemeral = Box::new(StaticSecret::random_from_rng(&mut Fixed(INITIATOR)));
         let (message, initiated) =
-            initiate(&identity, &peer, INITIATOR_INDEX, Tai64n(TIMESTAMP), rng).expect("full order");
+            initiate(&identity, &peer, INITIATOR_INDEX, Tai64n(TIMESTAMP), ephemeral).expect("full order");
         assert_eq!(with_mac1(message.to_bytes()), bytes(vector.initiation));
 
         let response = bytes(vector.response);
@@ -202,8 +203,8 @@ fn we_answer_an_initiation_of_wireguard_go() {
         assert_eq!(stamp.0[..], bytes(timestamp));
         assert_eq!(received.sender, message.sender);
 
-        let (response, keys) =
-            received.respond(&peer, RESPONDER_INDEX, &mut Fixed(RESPONDER)).expect("full order");
+        let ephemeral = StaticSecret::random_from_rng(&mut Fixed(RESPONDER));
+        let (response, keys) = received.respond(&peer, RESPONDER_INDEX, &ephemeral).expect("full order");
         assert_eq!(with_mac1(response.to_bytes()), bytes(vector.response));
         vector.assert_opens_data(&keys, RESPONDER_INDEX);
     }

@@ -32,7 +32,9 @@ fn all_cases(test: &str, implementation: Implementation) {
         }),
         Err(error) => {
             let reason = format!("{error:#}");
-            cases.into_iter().for_each(|case| case.not_run(&reason));
+            for case in cases {
+                case.not_run(&reason);
+            }
             not_run(test, &reason);
         }
     }

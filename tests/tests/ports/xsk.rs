@@ -98,7 +98,9 @@ fn core_files_leave_the_umem_out() {
             let flags = vm_flags(address);
             assert!(flags.contains(" dd"), "{flags}");
         }
-        frames.into_iter().for_each(|tx| port.cancel(tx));
+        for tx in frames {
+            port.cancel(tx);
+        }
     });
 }
 

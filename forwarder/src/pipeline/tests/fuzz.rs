@@ -120,7 +120,7 @@ impl Run {
 
     fn datagram(&self, path: usize, message: Vec<u8>) {
         let source = self.world.a.site.endpoint(path);
-        let layer = Layer::Datagram { tunnel: TunnelId(path as u16), source, ecn: 0 };
+        let layer = Layer::Datagram { tunnel: TunnelId(path as u16), source, ds: 0 };
         self.world.b.udp.push(layer, message);
     }
 
