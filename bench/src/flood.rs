@@ -3,7 +3,7 @@
 //! Every datagram has the length of an initiation and [`DESTINATION_PORT`] as its source port, so that the
 //! sink's XDP program catches what the gateway answers.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,7 +148,7 @@ fn stranger(options: &Options) -> anyhow::Result<Initiator> {
 fn with_cookies(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut strangers = (0..256).map(|_| stranger(options)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut messages = strangers.iter_mut().map(Initiator::initiation).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut holders = BTreeMap::new();
+    let mut holders = BTreeSet::new();
     let mut sent = 0;
     turns(PATIENCE, |elapsed, _| {
         for _ in 0..due(elapsed, options.rate).saturating_sub(sent).min(LONGEST_BURST) {
@@ -164,7 +164,7 @@ fn with_cookies(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8
                 && answer[0] == TYPE_COOKIE_REPLY
                 && stranger.answer(answer)
             {
-                holders.insert(i, ());
+                holders.insert(i);
             }
         });
     });
@@ -187,7 +187,7 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
         messages.push(message);
         turns(PEER_INTERVAL, |_, _| {
-            wire.flush(|_, answer| answered += usize::from(answer[0] == TYPE_RESPONSE))
+            wire.flush(|_, answer| answered += usize::from(answer[0] == TYPE_RESPONSE));
         });
     }
     ensure!(answered >= COUNT / 2, "the gateway answered {answered} of {COUNT} genuine initiations");
