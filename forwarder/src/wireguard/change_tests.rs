@@ -150,6 +150,26 @@ fn another_private_key_ends_the_sessions_and_keeps_the_greatest_timestamp() {
     assert_eq!(pair.deliver(1, &initiation), Err(Refusal::Replayed));
 }
 
+/// Whoever took a tunnel's door before its key changed lets pass what is for the new key, and nothing else.
+#[test]
+fn a_door_follows_the_private_key() {
+    let mut pair = connected();
+    let (now, rng) = (pair.now().0, &mut rand::rng());
+    let (_, old) = pair.seen.iter().find(|(_, m)| m.len() == INITIATION_LEN).cloned().unwrap();
+    let door = pair.ends[1].door();
+    let mut admit =
+        |message: &[u8]| door.lock().unwrap().admit(now, rng, address(0), message, false).map(drop);
+    assert_eq!(admit(&old), Ok(()));
+
+    let key = PrivateKey::generate(&mut rand::rng());
+    pair.ends[1].set_private_key(&key, now, &mut rand::rng());
+    pair.ends[0].remove_peer(PEER);
+    pair.ends[0].add_peer(&config(&key, 1), now);
+    pair.want(0);
+    assert_eq!(admit(&pair.ends[0].poll_transmit().unwrap().payload), Ok(()));
+    assert_eq!(admit(&old), Err(Stopped::Mac1));
+}
+
 /// All zero is a key that everybody knows.
 #[test]
 fn without_a_private_key_nobody_is_met() {
