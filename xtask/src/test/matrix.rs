@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn lines(cases: &[Case], result: &str) -> String {
-        cases.iter().map(|case| format!("{case} {result}\n")).collect()
+        cases.iter().map(|case| format!("{case} {result}\n")).collect::<Vec<_>>().concat()
     }
 
     #[test]
