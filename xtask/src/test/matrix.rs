@@ -144,7 +144,7 @@ fn table(text: &str) -> (String, usize) {
     let peers = Implementation::ALL.map(Implementation::name).into_iter().chain([KERNEL]);
     for peer in peers {
         for (role, cases) in ["responds", "initiates"].into_iter().zip(Case::all(peer).chunks(4)) {
-            table += &format!("{peer:<14}{role:<10}");
+            let mut line = vec![format!("{peer:<14}{role:<10}")];
             for case in cases {
                 let field = match results.get(&case.to_string()).map(String::as_str) {
                     Some("pass") => "pass",
@@ -160,8 +160,9 @@ fn table(text: &str) -> (String, usize) {
                         "NO RESULT"
                     }
                 };
-                table += &format!("{field:>10}");
+                line.push(format!("{field:>10}"));
             }
+            table += &line.concat();
             table += "\n";
         }
     }
@@ -182,7 +183,8 @@ mod tests {
     use super::*;
 
     fn lines(cases: &[Case], result: &str) -> String {
-        cases.iter().map(|case| format!("{case} {result}\n")).collect()
+        let lines: Vec<_> = cases.iter().map(|case| format!("{case} {result}\n")).collect();
+        lines.concat()
     }
 
     #[test]
