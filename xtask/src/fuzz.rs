@@ -9,7 +9,7 @@ use crate::command::{Run as _, exists};
 use crate::workspace;
 
 /// What there is to fuzz.
-const TARGETS: [&str; 4] = ["wire", "config", "handshake", "pipeline"];
+const TARGETS: [&str; 5] = ["wire", "config", "uapi", "handshake", "pipeline"];
 /// A planted bug must be found within so many seconds.
 const SECONDS_FOR_A_PLANTED_BUG: u32 = 600;
 

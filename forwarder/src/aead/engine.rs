@@ -36,6 +36,9 @@ pub enum Unusable {
     Wrong(Engine),
 }
 
+/// Fewer packets are faster one by one, and the question alone would cost something.
+const FEWEST: usize = 3;
+
 static CHOSEN: OnceLock<Engine> = OnceLock::new();
 
 /// The engine of [`super::seal`] and [`super::open`].
@@ -96,19 +99,27 @@ impl Engine {
 
     /// [`super::seal`] by this engine; by ring if the processor lacks the instructions.
     pub fn seal(self, jobs: &mut [Seal<'_>]) {
-        match (self, self.kernel()) {
-            (Self::Portable, _) => jobs.iter_mut().for_each(portable::seal),
-            (_, Some(kernel)) if jobs.len() > 1 => batch::seal(jobs, kernel),
-            _ => jobs.iter_mut().for_each(single::seal),
+        if self == Self::Portable {
+            return jobs.iter_mut().for_each(portable::seal);
+        }
+        // The processor is not asked in vain.
+        let kernel = if jobs.len() < FEWEST { None } else { self.kernel() };
+        match kernel {
+            Some(kernel) => batch::seal(jobs, kernel),
+            None => jobs.iter_mut().for_each(single::seal),
         }
     }
 
     /// [`super::open`] by this engine; by ring if the processor lacks the instructions.
     pub fn open(self, jobs: &mut [Open<'_>]) {
-        match (self, self.kernel()) {
-            (Self::Portable, _) => jobs.iter_mut().for_each(portable::open),
-            (_, Some(kernel)) if jobs.len() > 1 => batch::open(jobs, kernel),
-            _ => jobs.iter_mut().for_each(single::open),
+        if self == Self::Portable {
+            return jobs.iter_mut().for_each(portable::open);
+        }
+        // The processor is not asked in vain.
+        let kernel = if jobs.len() < FEWEST { None } else { self.kernel() };
+        match kernel {
+            Some(kernel) => batch::open(jobs, kernel),
+            None => jobs.iter_mut().for_each(single::open),
         }
     }
 

@@ -10,11 +10,13 @@ mod handshake;
 mod reader;
 #[cfg(test)]
 mod smoke;
+mod uapi;
 mod wire;
 
 pub use config::config;
 pub use handshake::handshake;
 pub(crate) use reader::Reader;
+pub use uapi::uapi;
 pub use wire::wire;
 
 /// Runs the pipeline of two gateways in memory under what `data` says.

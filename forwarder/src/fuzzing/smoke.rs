@@ -74,6 +74,11 @@ fn handshake() {
 }
 
 #[test]
+fn uapi() {
+    smoke("uapi", super::uapi, 5_000);
+}
+
+#[test]
 fn pipeline() {
     smoke("pipeline", super::pipeline, 5_000);
 }

@@ -25,5 +25,5 @@ pub fn cost(packets: &[Packet]) -> usize {
     let sets = blocks.div_ceil(chacha::LANES);
     let rows: usize =
         packets.chunks(poly::LANES).filter_map(|group| group.last()).map(|packet| 1 + packet.len / 16).sum();
-    1000 + 1450 * (sets / 2) + 850 * (sets % 2) + 32 * rows + 40 * packets.len()
+    700 + 1450 * (sets / 2) + 850 * (sets % 2) + 32 * rows + 40 * packets.len()
 }
