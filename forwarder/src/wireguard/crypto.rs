@@ -93,7 +93,7 @@ pub(super) fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A public key, ready for DH (`docs/decisions/0005-x25519-on-the-edwards-curve.md`).
+/// A public key, ready for DH (`docs/decisions/0006-x25519-on-the-edwards-curve.md`).
 #[derive(Clone)]
 pub(super) struct Point {
     montgomery: x25519_dalek::PublicKey,

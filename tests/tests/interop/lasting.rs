@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use xtask::lab::address::lan4;
 use xtask::lab::peer::{Implementation, Program};
 use xtask::lab::{Family, Side, traffic};
-use xtask::test::is_long;
+use xtask::test::{is_long, not_run};
 
 use crate::ends::{Case, Ends, Messages, lab, without};
 use crate::{at_once, ping, ping_when_reachable, program, programs};
@@ -84,7 +84,11 @@ fn wireguard_go_is_followed_where_it_roams() {
 
 #[test]
 fn gotatun_is_followed_where_it_roams() {
-    is_followed("gotatun_is_followed_where_it_roams", Implementation::Gotatun);
+    // Roaming is told by the next data message, which must not be a new process's.
+    not_run(
+        "gotatun_is_followed_where_it_roams",
+        "gotatun 0.10.2 sometimes ends when its port changes (\"Unexpected error on tun interface: channel closed\")",
+    );
 }
 
 #[test]

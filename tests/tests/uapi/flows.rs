@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tests::lab::{PATIENCE, inside};
 use xtask::lab::Site;
 use xtask::progress::wait_until;
@@ -43,7 +44,13 @@ impl Flows {
     pub fn start(from: &Site, to: &Site) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (source, target) = (from.host_address(), to.host_address());
-        let receiver = inside(&to.host, move || receive(&UdpSocket::bind((target, PORT))?))?;
+        let (bound, is_bound) = mpsc::channel();
+        let receiver = inside(&to.host, move || {
+            let socket = UdpSocket::bind((target, PORT))?;
+            let _ = bound.send(());
+            receive(&socket)
+        })?;
+        is_bound.recv().context("the receiver cannot bind its socket")?;
         let sent = Arc::new(AtomicU32::new(0));
         let (stopped, number) = (Arc::clone(&stop), Arc::clone(&sent));
         let sender = inside(&from.host, move || {
