@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::report::Carried;
 use crate::lab::gateway::Gateway;
 use crate::lab::peer::{Implementation, Peer, Program};
-use crate::lab::{Lab, counters};
+use crate::lab::{Lab, Site, counters};
 use crate::progress::Progress;
 use crate::workspace;
 
@@ -49,8 +49,8 @@ impl System {
         match self {
             Self::Forwarder { program } => {
                 lab.offload(false)?;
-                let start = |site, core| Gateway::start(program, site, lab.options, core, &[]);
-                let mut gateways = [start(&lab.a, 0)?, start(&lab.b, 1)?];
+                let start = |site: &Site| Gateway::start(program, site, lab.options, site.side.core(), &[]);
+                let mut gateways = [start(&lab.a)?, start(&lab.b)?];
                 for gateway in &mut gateways {
                     gateway.wait_tunnels(HANDSHAKES)?;
                 }

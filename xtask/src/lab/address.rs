@@ -29,6 +29,11 @@ impl Side {
         }
     }
 
+    /// The core that a measured gateway has to itself, counted round where there are fewer.
+    pub fn core(self) -> usize {
+        usize::from(self.number()) - 1
+    }
+
     /// 1 or 2, in addresses.
     pub fn number(self) -> u8 {
         match self {
