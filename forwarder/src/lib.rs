@@ -20,7 +20,6 @@ pub mod fuzzing;
 pub mod id;
 pub mod kernel;
 pub mod pipeline;
-mod planted;
 pub mod port;
 pub mod publish;
 mod sync;

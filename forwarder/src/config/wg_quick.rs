@@ -13,7 +13,6 @@ use zeroize::Zeroizing;
 
 use super::error::{ConfigError, Problem};
 use super::{PeerSection, Table, TunnelConfig, key};
-use crate::planted::planted;
 use crate::wireguard::{PrivateKey, PublicKey};
 
 /// Reads the tunnel `name` from the `bytes` of `file`.
@@ -105,7 +104,7 @@ impl<'a> Parser<'a> {
     fn statement(&mut self, text: &str) -> Result<(), Problem> {
         let (statement, comment) = text.split_once('#').unwrap_or((text, ""));
         let statement = statement.trim();
-        if (self.section == Section::Peer || planted())
+        if self.section == Section::Peer
             && let Some(name) = friendly_name(comment)
         {
             self.draft().peer.friendly_name = Some(name);

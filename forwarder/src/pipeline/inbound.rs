@@ -21,7 +21,6 @@ use super::snapshot::Snapshot;
 use super::{ds, martian, rewrite};
 use crate::aead::{self, Open, TAG_LEN};
 use crate::drops::{self, Drop};
-use crate::planted::planted;
 use crate::port::{BURST, RxFrame, TxFrame};
 use crate::wireguard::message::DATA_HEADER_LEN;
 use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, Session};
@@ -179,9 +178,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
         }
         Err((mut tx, reason)) => {
             tx.frame.memory_mut()[range].fill(0);
-            if reason != Drop::EcnIllegal || !planted() {
-                io.ports.cancel(place.port, tx);
-            }
+            io.ports.cancel(place.port, tx);
             io.counters.drops.count(reason);
         }
     }

@@ -6,7 +6,6 @@ use std::ops::Range;
 use super::checksum::Sum;
 use super::snapshot::FrameKey;
 use crate::id::PortId;
-use crate::planted::planted;
 
 /// `EtherType` of IPv4.
 pub const IPV4: u16 = 0x0800;
@@ -53,7 +52,7 @@ pub fn ethernet(port: PortId, frame: &[u8]) -> Option<Ethernet> {
         if !matches!(word(frame, at)?, VLAN | SERVICE_VLAN) {
             break;
         }
-        *vlan = word(frame, at + 2)? & if planted() { 0xffff } else { 0x0fff };
+        *vlan = word(frame, at + 2)? & 0x0fff;
         at += VLAN_LEN;
     }
     let ethertype = word(frame, at)?;

@@ -12,7 +12,6 @@ use super::crypto::{PublicKey, Secret, hash, mac};
 use super::mac;
 use super::message::{CookieReply, MAC_LEN};
 use crate::clock::Boottime;
-use crate::planted::planted;
 
 const LABEL_COOKIE: &[u8] = b"cookie--";
 /// Life of the secret that cookies are made from.
@@ -106,9 +105,7 @@ impl Jar {
         };
         let Some(cookie) = cookie.first_chunk() else { return false };
         self.cookie = Some((Zeroizing::new(*cookie), now));
-        if !planted() {
-            self.mac1 = None;
-        }
+        self.mac1 = None;
         true
     }
 
