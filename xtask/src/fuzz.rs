@@ -67,9 +67,9 @@ fn find_planted_bug(target: &str) -> Result<()> {
         .args(["checkout-index", "--all", "--force", &sources])
         .current_dir(workspace::root())
         .visibly()?;
-    git_apply(target)
-        .arg(format!("--directory={}", tree.strip_prefix(workspace::root())?.display()))
-        .visibly()?;
+    let inside = tree.strip_prefix(workspace::root());
+    let inside = inside.context("cargo's target directory lies outside of the repository")?;
+    git_apply(target).arg(format!("--directory={}", inside.display())).visibly()?;
     let fuzz = |action| {
         let mut command = cargo_fuzz(action, target);
         command.current_dir(&tree).env("CARGO_TARGET_DIR", directory.join("build"));
