@@ -16,22 +16,6 @@ fn engines() -> impl Iterator<Item = Engine> {
     Engine::ALL.into_iter().filter(|engine| !matches!(engine.test(), Err(Unusable::Processor(_))))
 }
 
-/// Seals by the engine's own code, however few the packets are.
-fn seal_by(engine: Engine, jobs: &mut [Seal<'_>]) {
-    match engine.kernel() {
-        Some(kernel) => batch::seal(jobs, kernel.alone()),
-        None => engine.seal(jobs),
-    }
-}
-
-/// Opens by the engine's own code, however few the packets are.
-fn open_by(engine: Engine, jobs: &mut [Open<'_>]) {
-    match engine.kernel() {
-        Some(kernel) => batch::open(jobs, kernel.alone()),
-        None => engine.open(jobs),
-    }
-}
-
 /// A packet with all that is needed to check what became of it.
 struct Case {
     key: [u8; 32],
@@ -98,7 +82,7 @@ impl Guarded {
 }
 
 /// Seals the cases as one batch.
-fn seal_all(engine: Engine, cases: &[Case]) -> Vec<Vec<u8>> {
+fn seal_all(cases: &[Case], seal: impl Fn(&mut [Seal<'_>])) -> Vec<Vec<u8>> {
     let keys: Vec<_> = cases.iter().map(|case| Key::new(&case.key)).collect();
     let mut sources: Vec<_> = cases.iter().map(|case| Guarded::with(&case.text, case.skew[0])).collect();
     let mut sealed: Vec<_> = cases
@@ -114,12 +98,12 @@ fn seal_all(engine: Engine, cases: &[Case]) -> Vec<Vec<u8>> {
             destination: destination.get(),
         })
         .collect();
-    seal_by(engine, &mut jobs);
+    seal(&mut jobs);
     sealed.iter().map(|sealed| sealed.content().to_vec()).collect()
 }
 
 /// Opens messages of the cases as one batch.
-fn open_all(engine: Engine, cases: &[Case], messages: &[Vec<u8>]) -> Vec<(bool, Vec<u8>)> {
+fn open_all(cases: &[Case], messages: &[Vec<u8>], open: impl Fn(&mut [Open<'_>])) -> Vec<(bool, Vec<u8>)> {
     let keys: Vec<_> = cases.iter().map(|case| Key::new(&case.key)).collect();
     let mut sources: Vec<_> =
         cases.iter().zip(messages).map(|(case, message)| Guarded::with(message, case.skew[0])).collect();
@@ -141,7 +125,7 @@ fn open_all(engine: Engine, cases: &[Case], messages: &[Vec<u8>]) -> Vec<(bool, 
         .collect();
     // What was there before must not matter.
     jobs.iter_mut().step_by(2).for_each(|job| job.authentic = true);
-    open_by(engine, &mut jobs);
+    open(&mut jobs);
     let authentic: Vec<_> = jobs.iter().map(|job| job.authentic).collect();
     authentic
         .into_iter()
@@ -157,7 +141,9 @@ fn check(engine: Engine, cases: &[Case]) {
 }
 
 fn check_against(engine: Engine, cases: &[Case], expected: &[Vec<u8>]) {
-    for (i, (sealed, expected)) in seal_all(engine, cases).iter().zip(expected).enumerate() {
+    for (i, (sealed, expected)) in
+        seal_all(cases, |jobs| engine.seal_alone(jobs)).iter().zip(expected).enumerate()
+    {
         assert!(
             sealed == expected,
             "{engine}: sealed packet {i} of {}, {} bytes",
@@ -165,7 +151,9 @@ fn check_against(engine: Engine, cases: &[Case], expected: &[Vec<u8>]) {
             cases[i].text.len()
         );
     }
-    for (i, (authentic, text)) in open_all(engine, cases, expected).into_iter().enumerate() {
+    for (i, (authentic, text)) in
+        open_all(cases, expected, |jobs| engine.open_alone(jobs)).into_iter().enumerate()
+    {
         assert!(authentic, "{engine}: opened packet {i} of {}, {} bytes", cases.len(), cases[i].text.len());
         assert!(text == cases[i].padded(), "{engine}: opened packet {i} of {}", cases.len());
     }
@@ -197,7 +185,7 @@ fn rfc8439_appendix_a5() {
                     4c6cfc18755d43eea09ee94e382d26";
     for engine in engines() {
         let case = || Case::new(key, counter, text.to_vec());
-        for sealed in seal_all(engine, &[case(), case(), case()]) {
+        for sealed in seal_all(&[case(), case(), case()], |jobs| engine.seal_alone(jobs)) {
             assert_eq!(hex::encode(&sealed[..text.len()]), expected, "{engine}");
         }
     }
@@ -289,7 +277,7 @@ fn random_batches() {
                         destination: &mut frame[..len + TAG_LEN],
                     })
                     .collect();
-                seal_by(engine, &mut batch);
+                engine.seal_alone(&mut batch);
             }
             let [sealed, expected] = &frames;
             assert!(
@@ -308,44 +296,17 @@ fn few_packets_by_the_whole_engine() {
     let mut rng = SmallRng::seed_from_u64(4);
     for engine in engines() {
         for size in 0..20 {
-            let keys = [Key::new(&[1; 32]), Key::new(&[2; 32])];
-            let texts: Vec<Vec<u8>> =
-                (0..size).map(|_| vec![rng.random(); rng.random_range(0..1500)]).collect();
-            let run = |engine: Engine| {
-                let mut sealed: Vec<_> = texts.iter().map(|text| vec![0; text.len() + TAG_LEN]).collect();
-                let jobs = texts.iter().zip(&mut sealed).enumerate();
-                let mut jobs: Vec<_> = jobs
-                    .map(|(i, (source, destination))| Seal {
-                        key: &keys[i % 2],
-                        counter: i as u64,
-                        source,
-                        destination,
-                    })
-                    .collect();
-                engine.seal(&mut jobs);
-                sealed
-            };
-            let mut sealed = run(engine);
-            assert!(sealed == run(Engine::Portable), "{engine}: {size}");
-            if let Some(sealed) = sealed.last_mut() {
-                sealed[0] ^= 1;
+            let cases: Vec<_> = (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32]], 1500)).collect();
+            let mut messages: Vec<_> = cases.iter().map(Case::sealed).collect();
+            assert!(seal_all(&cases, |jobs| engine.seal(jobs)) == messages, "{engine}: {size}");
+            if let Some(message) = messages.last_mut() {
+                message[0] ^= 1;
             }
-            let mut opened: Vec<_> = texts.iter().map(|text| vec![9; text.len()]).collect();
-            let jobs = sealed.iter().zip(&mut opened).enumerate();
-            let mut jobs: Vec<_> = jobs
-                .map(|(i, (source, destination))| {
-                    let key = &keys[i % 2];
-                    Open { key, counter: i as u64, source, destination, authentic: false }
-                })
-                .collect();
-            engine.open(&mut jobs);
-            for (i, (job, text)) in jobs.iter().zip(&texts).enumerate() {
-                assert_eq!(job.authentic, i + 1 < size, "{engine}: {size}");
-                let nothing = vec![0; text.len()];
-                assert!(
-                    *job.destination == *if job.authentic { &**text } else { &*nothing },
-                    "{engine}: {size}"
-                );
+            let opened = open_all(&cases, &messages, |jobs| engine.open(jobs));
+            for (i, (authentic, text)) in opened.into_iter().enumerate() {
+                assert_eq!(authentic, i + 1 < size, "{engine}: {size}");
+                let expected = if authentic { cases[i].padded() } else { vec![0; text.len()] };
+                assert!(text == expected, "{engine}: {size}");
             }
         }
     }
@@ -365,7 +326,12 @@ fn shorter_than_a_tag_is_not_authentic() {
         let case = |_| Case::new([1; 32], 0, Vec::new());
         let messages: Vec<_> = (0..TAG_LEN).map(|len| vec![0; len]).collect();
         let cases: Vec<_> = (0..TAG_LEN).map(case).collect();
-        assert!(open_all(engine, &cases, &messages).iter().all(|(authentic, _)| !authentic), "{engine}");
+        assert!(
+            open_all(&cases, &messages, |jobs| engine.open_alone(jobs))
+                .iter()
+                .all(|(authentic, _)| !authentic),
+            "{engine}"
+        );
     }
 }
 
@@ -385,7 +351,9 @@ fn failing_jobs_are_wiped_and_their_neighbours_intact() {
                     let bit = rng.random_range(0..message.len() * 8);
                     message[bit / 8] ^= 1 << (bit % 8);
                 }
-                for (i, (authentic, text)) in open_all(engine, &cases, &messages).into_iter().enumerate() {
+                for (i, (authentic, text)) in
+                    open_all(&cases, &messages, |jobs| engine.open_alone(jobs)).into_iter().enumerate()
+                {
                     assert_eq!(authentic, !fails(i), "{engine}: packet {i} of {size}");
                     let expected = if fails(i) { vec![0; text.len()] } else { cases[i].padded() };
                     assert!(text == expected, "{engine}: packet {i} of {size}");
@@ -409,7 +377,7 @@ fn every_flipped_bit_is_rejected() {
                 message
             };
             let messages: Vec<_> = chunk.iter().map(flip).collect();
-            for (authentic, text) in open_all(engine, &cases, &messages) {
+            for (authentic, text) in open_all(&cases, &messages, |jobs| engine.open_alone(jobs)) {
                 assert!(!authentic, "{engine}");
                 assert!(text.iter().all(|byte| *byte == 0), "{engine}");
             }
@@ -432,7 +400,7 @@ proptest! {
             let case = |key, counter| Case::new([key; 32], counter, text.clone());
             let message = case(5, counter).sealed();
             let cases = [case(5, counter), case(5, counter ^ 1), case(6, counter), case(5, counter ^ 1 << 32)];
-            let opened = open_all(engine, &cases, &vec![message; 4]);
+            let opened = open_all(&cases, &vec![message; 4], |jobs| engine.open_alone(jobs));
             let authentic: Vec<_> = opened.iter().map(|(authentic, _)| *authentic).collect();
             prop_assert_eq!(authentic, [true, false, false, false]);
         }
