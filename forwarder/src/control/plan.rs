@@ -1,15 +1,19 @@
 //! What shall run: the operator's files, the kernel's state and the NICs' facts, and the topology computed
 //! from them. Changes nothing.
 
-use anyhow::Context as _;
+use std::sync::Arc;
 
+use anyhow::Context as _;
+use rand::CryptoRng;
+
+use crate::clock;
 use crate::config::{self, ConfigError, Loaded, PeerSection, RunOptions, Settings, Table, TunnelConfig};
 use crate::id::PeerId;
 use crate::kernel::netlink::Kernel;
 use crate::kernel::{Link, TABLE_TUNNEL, View, nic};
 use crate::port::udp::TunnelSocket;
-use crate::topology::{self, Inputs, NicFacts, Topology, TopologyError};
-use crate::wireguard::PeerConfig;
+use crate::topology::{self, Inputs, NicFacts, Topology, TopologyError, TunnelPlan};
+use crate::wireguard::{PeerConfig, Shared, Tunnel};
 use crate::xdp::query;
 
 /// The plan and what it was made from.
@@ -108,6 +112,22 @@ pub fn socket(config: &TunnelConfig) -> TunnelSocket {
         port: config.listen_port,
         fwmark: Some(fwmark(config)).filter(|&mark| mark != 0),
     }
+}
+
+/// A tunnel's protocol state as it begins, with all its peers.
+pub fn tunnel(
+    place: &TunnelPlan,
+    config: &TunnelConfig,
+    shared: &Arc<Shared>,
+    rng: &mut dyn CryptoRng,
+) -> Tunnel {
+    let now = clock::boottime();
+    let mut tunnel = Tunnel::new(place.id, &config.private_key, Arc::clone(shared), now, rng);
+    for (id, section) in place.peers.iter().zip(&config.peers) {
+        tunnel.add_peer(&peer_config(*id, section), now);
+        tunnel.set_roaming(*id, place.settings.roaming);
+    }
+    tunnel
 }
 
 /// What the protocol needs to know of a peer.

@@ -19,11 +19,11 @@ use rand::CryptoRng;
 
 use super::change::{Change, PeerWhat, What, changes};
 use super::gateway::Gateway;
-use super::plan::{fwmark, peer_config, socket};
+use super::plan::{self, fwmark, peer_config, socket};
 use super::routing::{self, Wanted};
 use super::snapshots::{self, PathState};
 use crate::clock;
-use crate::config::{self, ConfigError, PeerSection, Problem, Settings, TunnelConfig, key};
+use crate::config::{self, ConfigError, PeerSection, Settings, TunnelConfig};
 use crate::id::{PeerId, TunnelId};
 use crate::kernel;
 use crate::kernel::netlink::Changed;
@@ -106,7 +106,10 @@ impl Gateway {
         {
             return Ok(());
         }
-        verify(&configs)?;
+        let clashes = config::clashes(&configs);
+        if !clashes.is_empty() {
+            return Err(ReconfigureError::Config(clashes));
+        }
         self.quiet().await?;
         let topology = self.plan.topology.with_tunnels(&self.plan.configs, &configs, &settings, &self.view);
         let topology = topology.map_err(ReconfigureError::Topology)?;
@@ -233,11 +236,7 @@ impl Gateway {
         let places = || plan.peers.iter().copied().zip(&config.peers);
         match &change.what {
             What::Added => {
-                let shared = Arc::clone(&self.plan.shared);
-                let mut tunnel = wireguard::Tunnel::new(plan.id, &config.private_key, shared, now, rng);
-                for (id, section) in places() {
-                    tunnel.add_peer(&peer_config(id, section), now);
-                }
+                let tunnel = plan::tunnel(plan, config, &self.plan.shared, rng);
                 let peers = plan.peers.clone();
                 self.tunnels.insert(plan.id, tunnel);
                 self.greet_these(peers, rng);
@@ -281,24 +280,6 @@ fn apply_to_peer(tunnel: &mut wireguard::Tunnel, id: PeerId, section: &PeerSecti
         }
         PeerWhat::Removed | PeerWhat::AllowedIps => {}
     }
-}
-
-/// What the files' reader demands, of configurations that come from elsewhere, too.
-fn verify(configs: &[TunnelConfig]) -> Result<(), ReconfigureError> {
-    let mut errors = config::clashes(configs);
-    for config in configs {
-        let own = key::public(&config.private_key);
-        let mistake = |line, problem| ConfigError::at(&config.file, line, problem);
-        for (i, peer) in config.peers.iter().enumerate() {
-            let twin = config.peers[..i].iter().find(|other| other.public_key == peer.public_key);
-            if peer.public_key == own {
-                errors.push(mistake(peer.line, Problem::OwnKey));
-            } else if let Some(twin) = twin {
-                errors.push(mistake(peer.line, Problem::SamePeer(twin.line)));
-            }
-        }
-    }
-    if errors.is_empty() { Ok(()) } else { Err(ReconfigureError::Config(errors)) }
 }
 
 /// The order of tunnels and sections, by which plans are stored.

@@ -7,7 +7,6 @@
 //! 5. programs attached, one port at a time
 //! 6. turns, until a signal
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,15 +15,13 @@ use rand::RngExt as _;
 use super::gateway::{Gateway, Plan};
 use super::handle::Handle;
 use super::lanes::{Lanes, Parts};
-use super::plan::{Planned, peer_config};
+use super::plan::{self, Planned};
 use super::preflight::{Ready, TUN, preflight};
 use super::routing::{self, Wanted};
 use super::serve::{Running, Signals};
 use super::snapshots;
 use crate::aead;
-use crate::clock;
-use crate::config::{Guard, RunOptions, TunnelConfig};
-use crate::id::TunnelId;
+use crate::config::{Guard, RunOptions};
 use crate::kernel::guard::Janitor;
 use crate::kernel::netlink::Kernel;
 use crate::publish::Publisher;
@@ -85,7 +82,10 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let mut rng = rand::rng();
     // Gateways that start together must not initiate together: such handshakes cancel each other.
     tokio::time::sleep(wireguard::REKEY_TIMEOUT_JITTER.mul_f64(rng.random())).await;
-    let tunnels = tunnels(&plan, &mut rng);
+    let places = plan.topology.tunnels.iter().zip(&plan.configs);
+    let tunnel =
+        |(place, config): (&TunnelPlan, _)| (place.id, plan::tunnel(place, config, &plan.shared, &mut rng));
+    let tunnels = places.map(tunnel).collect();
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
     #[cfg(feature = "keylog")]
     let gateway = Gateway { keylog, ..gateway };
@@ -93,20 +93,4 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let outcome = running.serve().await;
     running.end(keep_guard).await;
     outcome
-}
-
-/// The tunnels' protocol state.
-fn tunnels(plan: &Plan, rng: &mut impl rand::CryptoRng) -> BTreeMap<TunnelId, wireguard::Tunnel> {
-    let now = clock::boottime();
-    let tunnels = plan.topology.tunnels.iter().zip(&plan.configs);
-    let tunnel = |(place, config): (&TunnelPlan, &TunnelConfig)| {
-        let shared = Arc::clone(&plan.shared);
-        let mut tunnel = wireguard::Tunnel::new(place.id, &config.private_key, shared, now, rng);
-        for (id, section) in place.peers.iter().zip(&config.peers) {
-            tunnel.add_peer(&peer_config(*id, section), now);
-            tunnel.set_roaming(*id, place.settings.roaming);
-        }
-        (place.id, tunnel)
-    };
-    tunnels.map(tunnel).collect()
 }
