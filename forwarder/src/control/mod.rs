@@ -4,6 +4,8 @@ mod change;
 mod check;
 pub mod egress;
 pub mod gateway;
+#[cfg(test)]
+mod gateway_tests;
 pub mod handle;
 #[cfg(feature = "keylog")]
 pub mod keylog;

@@ -139,6 +139,7 @@ impl Gateway {
         }
         drop(old);
         self.regroup();
+        self.take_routes();
         self.open_doors();
         self.stale.maps = true;
         self.stale.paths = true;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use forwarder_contract::{Interface, InterfaceKey, Listener};
 use ipnet::IpNet;
 
-use super::gateway::{Gateway, Plan};
+use super::gateway::{Gateway, Plan, Stale};
 use super::{routes, snapshots};
 use crate::clock;
 use crate::id::{InterfaceId, PortId};
@@ -58,7 +58,8 @@ impl Gateway {
         self.stale.view = Changed::empty();
         if let Err(error) = self.take_view(changed).await {
             tracing::error!("{error:#}; the last state stands, trying again in {VIEW_RETRY:?}");
-            self.stale.view |= changed;
+            // Some of the tables may have been read, and what is new in them is told only once.
+            self.stale = Stale { view: self.stale.view | changed, maps: true, paths: true, snapshots: true };
             self.view_due = now + VIEW_RETRY;
         }
     }
@@ -72,11 +73,17 @@ impl Gateway {
         if self.stale.maps {
             self.guard_operators_routes().await?;
             self.plan.shared.set_own(own_addresses(&self.view));
-            self.routes = routes::merge(&self.view, &self.plan.topology, self.plan.tun);
+            self.take_routes();
             self.write_maps()?;
             self.stale.maps = false;
         }
         Ok(())
+    }
+
+    /// Merges the kernel's routes with the groups, whenever either has changed: routes name groups by position.
+    pub(super) fn take_routes(&mut self) {
+        self.routes = routes::merge(&self.view, &self.plan.topology, self.plan.tun);
+        self.stale.snapshots = true;
     }
 
     /// A prefix that the operator routes to the TUN gets its fail-closed route when it is first seen.

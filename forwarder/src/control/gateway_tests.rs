@@ -1,0 +1,128 @@
+//! A gateway without ports and TUN: its configuration changes, and nobody may be sent another one's packets.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::gateway::{Gateway, Plan};
+use super::handle::Handle;
+use super::{plan, snapshots};
+use crate::clock;
+use crate::config::{Settings, TunnelConfig, wg_quick};
+use crate::id::{InterfaceId, PeerId};
+use crate::kernel::netlink::{Changed, Kernel};
+use crate::kernel::{Route, TABLE_MAIN, View};
+use crate::pipeline::Snapshot;
+use crate::pipeline::snapshot;
+use crate::port::udp::UdpSockets;
+use crate::publish::{Publisher, Subscriber};
+use crate::topology::Topology;
+
+/// No device has this number: nothing of the machine is changed.
+const TUN: InterfaceId = InterfaceId(0x7fff_fff0);
+const KEYS: [&str; 2] =
+    ["xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="];
+
+/// A tunnel without a listen port of its own, and its peers' further lines.
+fn tunnel(name: &str, peers: &[&str]) -> TunnelConfig {
+    let mut text = "[Interface]\nPrivateKey = 6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=\n".to_owned();
+    let sections = peers.iter().zip(KEYS).map(|(lines, key)| format!("[Peer]\nPublicKey = {key}\n{lines}\n"));
+    text.extend(sections);
+    wg_quick::parse(name, Path::new("wg.conf"), text.as_bytes()).expect("a configuration")
+}
+
+/// A gateway and its two lanes, one worker's and the slow path's. The kernel routes 10.0.0.0/8 to the TUN; its
+/// tables are not read again.
+fn gateway(configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
+    let settings = Settings::default();
+    let routes = vec![Route::through("10.0.0.0/8".parse().unwrap(), TUN, 0, TABLE_MAIN)];
+    let view = View { routes, ..View::default() };
+    let machine = Topology { cores: vec![0], ..Topology::default() };
+    let topology = machine.with_tunnels(&[], &configs, &settings, &view).expect("a topology");
+    let sockets = Arc::new(UdpSockets::open(&plan::sockets(&configs)).expect("sockets"));
+    let plan = Plan {
+        tunnels: snapshots::tunnels(&topology, &configs, |tunnel| sockets.port(tunnel).unwrap_or(0)),
+        topology,
+        configs,
+        settings,
+        tun: TUN,
+        shared: Arc::default(),
+    };
+    let places = plan.topology.tunnels.iter().zip(&plan.configs);
+    let tunnels =
+        places.map(|(p, config)| (p.id, plan::tunnel(p, config, &plan.shared, &mut rng()))).collect();
+    let mut publisher = Publisher::new();
+    let lanes = [(); 2].map(|()| publisher.subscribe(&Arc::new(Snapshot::default())).expect("a lane"));
+    let handle = Arc::new(Handle::new(Arc::clone(&sockets)));
+    let kernel = Kernel::connect().expect("netlink");
+    let mut gateway = Gateway::new(plan, kernel, view, tunnels, vec![], sockets, handle, publisher);
+    gateway.view_due = clock::boottime() + Duration::from_hours(1);
+    (gateway, lanes)
+}
+
+fn rng() -> StdRng {
+    StdRng::seed_from_u64(1)
+}
+
+/// Has both lanes take their snapshots, so that nobody waits for them.
+fn settle(lanes: &mut [Subscriber; 2]) {
+    for lane in lanes {
+        lane.current();
+    }
+}
+
+/// The peers to whom a lane would seal a packet for `destination`.
+fn receivers(lane: &mut Subscriber, destination: &str) -> Vec<PeerId> {
+    let snapshot = lane.current();
+    let Some(snapshot::Route::Tunnel(group)) = snapshot.routes.lookup(destination.parse().unwrap()) else {
+        return vec![];
+    };
+    let mut peers = snapshot.groups[group.index()].buckets.to_vec();
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}
+
+/// Groups are numbered by their first prefix, so a prefix that moves may swap two of them.
+#[tokio::test]
+async fn new_groups_come_with_their_routes_even_when_the_tables_cannot_be_read() {
+    let before = ["AllowedIPs = 10.1.0.0/16, 10.3.0.0/16", "AllowedIPs = 10.2.0.0/16"];
+    let (mut gateway, mut lanes) = gateway(vec![tunnel("wg0", &before)]);
+    gateway.take_routes();
+    gateway.turn(&mut rng()).await;
+    settle(&mut lanes);
+    let [anna, bert] = [0, 1].map(|section| gateway.plan.topology.tunnels[0].peers[section]);
+    for lane in &mut lanes {
+        assert_eq!((receivers(lane, "10.1.0.9"), receivers(lane, "10.2.0.9")), (vec![anna], vec![bert]));
+    }
+
+    let after = ["AllowedIPs = 10.3.0.0/16", "AllowedIPs = 10.1.0.0/16, 10.2.0.0/16"];
+    gateway.reconfigure(vec![tunnel("wg0", &after)], &mut rng()).await.expect("a change");
+    for lane in &mut lanes {
+        for (destination, peer) in [("10.1.0.9", bert), ("10.2.0.9", bert), ("10.3.0.9", anna)] {
+            assert_eq!(receivers(lane, destination), [peer], "{destination}");
+        }
+    }
+}
+
+/// What was read of the tables before the failure is not told as news a second time.
+#[tokio::test]
+async fn a_failure_forgets_no_news() {
+    let (mut gateway, _lanes) = gateway(vec![tunnel("wg0", &[])]);
+    let dead = thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { Kernel::connect().unwrap() })
+    });
+    gateway.kernel = dead.join().unwrap();
+    gateway.view_due = clock::boottime();
+    (gateway.stale.maps, gateway.stale.paths, gateway.stale.snapshots) = (false, false, false);
+    gateway.note(Changed::LINKS);
+    gateway.refresh_view().await;
+    let stale = &gateway.stale;
+    assert_eq!(stale.view, Changed::LINKS);
+    assert!(stale.maps && stale.paths && stale.snapshots, "{stale:?}");
+}
