@@ -30,7 +30,7 @@ pub enum Obstacle {
 /// The outer headers for messages from `local_port` of tunnel `tunnel` to `remote`, given the kernel's
 /// answer how they would leave.
 ///
-/// On a bond the tunnel's number picks the usable slave, so that parallel tunnels use different slaves.
+/// On a bond the tunnel's place among the others picks the usable slave, so that parallel tunnels use different slaves.
 ///
 /// # Errors
 /// What is missing.
@@ -56,7 +56,9 @@ pub fn encap(
     let next_hop = resolved.next_hop;
     let neighbour = view.neighbours.iter().find(|n| n.interface == interface && n.address == next_hop);
     let neighbour = neighbour.ok_or(Obstacle::Neighbour(interface, next_hop))?;
-    let port = ports[tunnel.index() % ports.len()];
+    // Its position: ids have holes after a reload.
+    let position = topology.tunnels.iter().position(|plan| plan.id == tunnel).unwrap_or(0);
+    let port = ports[position % ports.len()];
     let source = SocketAddr::new(resolved.source, local_port);
     let mac = view.link(interface).map_or([0; 6], |link| link.mac);
     let header = Encap::frame(port, mac, neighbour.mac, &plan.vlans, source, remote);
@@ -108,7 +110,9 @@ fn transmits(link: &Link, mode: BondMode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::SlaveState;
+    use crate::config::TunnelSettings;
+    use crate::kernel::{Neighbour, SlaveState};
+    use crate::topology::{Mode, TunnelPlan};
 
     fn slave(active: bool, actor_state: u8, partner_state: u16) -> Link {
         Link {
@@ -145,5 +149,52 @@ mod tests {
         assert!(transmits(&slave(true, 0, 0), BondMode::ActiveBackup));
         assert!(!transmits(&slave(false, 0, 0), BondMode::ActiveBackup));
         assert!(transmits(&slave(false, 0, 0), BondMode::RoundRobin));
+    }
+
+    /// Ids are not dense after a reload; tunnels that follow each other use different slaves all the same.
+    #[test]
+    fn parallel_tunnels_use_different_slaves_whatever_their_ids() {
+        let link = |id: u32| Link { id: InterfaceId(id), ..slave(true, 0, 0) };
+        let port = |id: u32| PortPlan {
+            interface: InterfaceId(id),
+            name: format!("eth{id}"),
+            bond: None,
+            queues: 1,
+            mode: Mode::Copy,
+            chunk: 2048,
+        };
+        let bond = InterfacePlan {
+            interface: InterfaceId(2),
+            name: "bond0".into(),
+            vlans: ArrayVec::new(),
+            ports: vec![PortId(0), PortId(1)],
+        };
+        let tunnel = |id| TunnelPlan {
+            id: TunnelId(id),
+            name: format!("wg{id}"),
+            peers: vec![],
+            mtu: 1420,
+            settings: TunnelSettings::default(),
+        };
+        let topology = Topology {
+            ports: vec![port(3), port(4)],
+            interfaces: vec![bond],
+            tunnels: vec![tunnel(0), tunnel(2)],
+            ..Topology::default()
+        };
+        let next_hop = "192.0.2.2".parse().unwrap();
+        let neighbour = Neighbour { interface: InterfaceId(2), address: next_hop, mac: [4; 6] };
+        let links = vec![link(2), link(3), link(4)];
+        let view = View { links, neighbours: vec![neighbour], ..View::default() };
+        let source = "192.0.2.1".parse().unwrap();
+        let resolved = Resolved { interface: InterfaceId(2), next_hop, source };
+        let port = |id| {
+            let remote = SocketAddr::new(next_hop, 51820);
+            match encap(&topology, &view, InterfaceId(9), TunnelId(id), 51820, remote, &resolved) {
+                Ok(Encap::Frame { port, .. }) => port,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_ne!(port(0), port(2));
     }
 }
