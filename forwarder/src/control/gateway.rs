@@ -56,6 +56,24 @@ pub struct Plan {
     pub shared: Arc<wireguard::Shared>,
 }
 
+impl Plan {
+    /// Where a peer's configuration is: its tunnel's place, and its section's place in that.
+    pub(super) fn section(&self, peer: PeerId) -> Option<(usize, usize)> {
+        let plan = self.topology.peers.get(&peer)?;
+        let tunnel = self.topology.tunnels.iter().position(|tunnel| tunnel.id == plan.tunnel)?;
+        Some((tunnel, plan.section))
+    }
+
+    /// What messages call a peer: `wg0/berlin`, or `wg0/` and the start of its key.
+    pub(super) fn label(&self, peer: PeerId) -> String {
+        let named = self.section(peer).and_then(|(tunnel, section)| {
+            let config = self.configs.get(tunnel)?;
+            Some(format!("{}/{}", config.name, config.peers.get(section)?.label()))
+        });
+        named.unwrap_or_else(|| format!("peer {peer}"))
+    }
+}
+
 /// Everything that the control thread owns.
 pub struct Gateway {
     /// What it is made from.
@@ -299,6 +317,7 @@ impl Gateway {
     }
 
     fn collect_events(&mut self) {
+        let mut silent = Vec::new();
         for tunnel in self.tunnels.values_mut() {
             while let Some(event) = tunnel.poll_event() {
                 match event {
@@ -310,16 +329,22 @@ impl Gateway {
                     }
                     Event::Endpoint(_) => self.stale.paths = true,
                     Event::Keepalive(peer) => self.keepalives.push(peer),
-                    Event::GaveUp(peer) => {
-                        self.paths[peer.index()].given_up = Some(clock::boottime());
-                        let name = self.plan.topology.tunnel_name(peer);
-                        tracing::warn!(
-                            "{name}: peer {peer} answers no handshake; its flows go by other tunnels"
-                        );
-                    }
+                    Event::GaveUp(peer) => silent.push(peer),
                 }
             }
         }
+        for peer in silent {
+            self.paths[peer.index()].given_up = Some(clock::boottime());
+            tracing::warn!("{}", self.silence(peer));
+        }
+    }
+
+    /// What the operator should know of a peer that answers no handshake.
+    pub(super) fn silence(&self, peer: PeerId) -> String {
+        let others = self.siblings(peer).iter().any(|other| *other != peer && self.healthy[other.index()]);
+        let meanwhile = if others { "; its flows go by other tunnels" } else { "" };
+        let label = self.plan.label(peer);
+        format!("{label} answers no handshake: check its Endpoint, the keys, and UDP in between{meanwhile}")
     }
 
     /// Keys are written before the message that they read is sent.

@@ -126,3 +126,22 @@ async fn a_failure_forgets_no_news() {
     assert_eq!(stale.view, Changed::LINKS);
     assert!(stale.maps && stale.paths && stale.snapshots, "{stale:?}");
 }
+
+/// A message names the peer, and claims nothing of other tunnels where there are none.
+#[tokio::test]
+async fn a_silent_peer_is_named() {
+    let named = "# friendly_name = berlin\nAllowedIPs = 10.1.0.0/16";
+    let (mut gateway, _lanes) = gateway(vec![tunnel("wg0", &[named, "AllowedIPs = 10.2.0.0/16"]), {
+        TunnelConfig {
+            private_key: crate::wireguard::PrivateKey([7; 32]),
+            ..tunnel("wg1", &["AllowedIPs = 10.1.0.0/16"])
+        }
+    }]);
+    let [berlin, other] = [0, 1].map(|section| gateway.plan.topology.tunnels[0].peers[section]);
+    let advice = "answers no handshake: check its Endpoint, the keys, and UDP in between";
+    assert_eq!(gateway.silence(berlin), format!("wg0/berlin {advice}"));
+    assert_eq!(gateway.silence(other), format!("wg0/TrMvSoP4... {advice}"));
+    let sibling = gateway.plan.topology.tunnels[1].peers[0];
+    gateway.healthy[sibling.index()] = true;
+    assert_eq!(gateway.silence(berlin), format!("wg0/berlin {advice}; its flows go by other tunnels"));
+}

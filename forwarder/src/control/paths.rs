@@ -55,7 +55,7 @@ impl Gateway {
         if *known == obstacle {
             return;
         }
-        let name = self.plan.topology.tunnel_name(peer);
+        let name = self.plan.label(peer);
         match &obstacle {
             // Neighbours come and go; only their lasting absence is news, and packets count it.
             Some(Obstacle::Neighbour(..)) => {
