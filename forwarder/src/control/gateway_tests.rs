@@ -127,6 +127,25 @@ async fn a_failure_forgets_no_news() {
     assert!(stale.maps && stale.paths && stale.snapshots, "{stale:?}");
 }
 
+/// The operator's word counts at once, not when the peer has been silent for long.
+#[tokio::test]
+async fn another_name_is_looked_up_at_once() {
+    let (mut gateway, mut lanes) = gateway(vec![tunnel("wg0", &["Endpoint = 127.0.0.1:1"])]);
+    let peer = gateway.plan.topology.tunnels[0].peers[0];
+    let renamed = vec![tunnel("wg0", &["Endpoint = localhost:9"])];
+    gateway.reconfigure(renamed, &mut rng()).await.expect("a change");
+    let found = |gateway: &Gateway| gateway.status(peer).and_then(|status| status.endpoint);
+    for _ in 0..100 {
+        settle(&mut lanes);
+        gateway.turn(&mut rng()).await;
+        if found(&gateway).is_some_and(|endpoint| endpoint.port() == 9) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("still {:?}", found(&gateway));
+}
+
 /// A message names the peer, and claims nothing of other tunnels where there are none.
 #[tokio::test]
 async fn a_silent_peer_is_named() {

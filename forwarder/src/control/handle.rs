@@ -96,11 +96,6 @@ impl Handle {
         self.neighbours.pop()
     }
 
-    /// As if packets waited for a session with the peer.
-    pub fn want(&self, peer: PeerId) {
-        self.want_session(peer);
-    }
-
     /// Whether packets wait for a session with the peer; asking clears the flag.
     pub fn take_session_wanted(&self, peer: PeerId) -> bool {
         self.sessions[peer.index()].swap(false, Ordering::AcqRel)

@@ -1,62 +1,78 @@
 //! Endpoints by name: looked up at start, and again while their peers are silent. The system's resolver
 //! blocks, so it runs on threads of its own; the control thread only collects the answers.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use futures::future::join_all;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::gateway::Gateway;
 use crate::clock::{self, Boottime};
 use crate::config::TunnelConfig;
 use crate::id::PeerId;
+use crate::pipeline::Control as _;
 
 /// How long a start waits for answers; what comes later is taken in while the gateway runs.
 const START: Duration = Duration::from_secs(5);
 /// A peer that answers nothing for this long may have moved: three initiations.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Pause between two lookups of one name.
+/// Pause between the answer for a name and its next lookup.
 const PAUSE: Duration = Duration::from_secs(15);
 
 /// Host and UDP port.
 type Name = (String, u16);
 
-/// Lookups that are under way, and the time of the last one of each name.
+/// What became of a lookup: addresses, or why there is none.
+type Outcome = Result<Vec<SocketAddr>, String>;
+
+/// Lookups that are under way, one a name, and the time of the last answer for each name.
 #[derive(Debug, Default)]
 pub struct Names {
-    lookups: JoinSet<(Name, io::Result<Vec<SocketAddr>>)>,
-    asked: HashMap<Name, Boottime>,
+    /// Each ends once, whatever becomes of it.
+    lookups: HashMap<Name, oneshot::Receiver<Outcome>>,
+    answered: HashMap<Name, Boottime>,
     failing: HashMap<Name, String>,
+    /// Peers to whom the operator gave another name, which has not been found yet.
+    renamed: HashSet<PeerId>,
 }
 
 impl Names {
-    fn ask(&mut self, name: Name, now: Boottime) {
-        self.asked.insert(name.clone(), now);
-        self.lookups.spawn(async move {
-            let addresses = tokio::net::lookup_host((name.0.as_str(), name.1)).await;
-            let addresses = addresses.map(Iterator::collect);
-            (name, addresses)
+    /// Has a name looked up, unless it is being looked up: lookups without answers must not pile up.
+    fn ask(&mut self, name: Name) {
+        self.lookups.entry(name).or_insert_with_key(|name| {
+            let (answer, answered) = oneshot::channel();
+            let (host, port) = name.clone();
+            tokio::spawn(async move {
+                let found = tokio::net::lookup_host((host.as_str(), port)).await;
+                let found = found.map(Iterator::collect::<Vec<_>>).map_err(|error| error.to_string());
+                let found =
+                    found.and_then(|all| if all.is_empty() { Err("no address".to_owned()) } else { Ok(all) });
+                // Who does not wait any more needs no answer.
+                let _ = answer.send(found);
+            });
+            answered
         });
     }
 
     fn is_due(&self, name: &Name, now: Boottime) -> bool {
-        self.asked.get(name).is_none_or(|asked| now.since(*asked) >= PAUSE)
+        let rests = self.answered.get(name).is_some_and(|answered| now.since(*answered) < PAUSE);
+        !rests && !self.lookups.contains_key(name)
     }
 
     /// The addresses of a name, when a lookup has ended well. Failure is told once.
-    fn next(&mut self) -> Option<(Name, Vec<SocketAddr>)> {
-        while let Some(ended) = self.lookups.try_join_next() {
-            // A lookup that panicked is repeated like one that failed.
-            let Ok((name, outcome)) = ended else { continue };
+    fn next(&mut self, now: Boottime) -> Option<(Name, Vec<SocketAddr>)> {
+        while let Some((name, outcome)) = self.ended() {
+            self.lookups.remove(&name);
+            self.answered.insert(name.clone(), now);
             let why = match outcome {
-                Ok(addresses) if !addresses.is_empty() => {
+                Ok(addresses) => {
                     self.failing.remove(&name);
                     return Some((name, addresses));
                 }
-                Ok(_) => "no address".to_owned(),
-                Err(error) => error.to_string(),
+                Err(why) => why,
             };
             if self.failing.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
                 tracing::warn!("{}", unresolved(&name, &why));
@@ -64,38 +80,60 @@ impl Names {
         }
         None
     }
+
+    fn ended(&mut self) -> Option<(Name, Outcome)> {
+        self.lookups.iter_mut().find_map(|(name, lookup)| match lookup.try_recv() {
+            Ok(outcome) => Some((name.clone(), outcome)),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some((name.clone(), Err("the lookup broke off".to_owned()))),
+        })
+    }
+
+    /// Takes a peer's `Endpoint` from a changed configuration: another name is looked up in the next turn.
+    pub(super) fn follow(&mut self, peer: PeerId, name: Option<&Name>) {
+        match name {
+            Some(name) => {
+                self.renamed.insert(peer);
+                self.answered.remove(name);
+            }
+            None => _ = self.renamed.remove(&peer),
+        }
+    }
+
+    /// Forgets the names that stand in none of these configurations.
+    pub(super) fn forget_others(&mut self, configs: &[TunnelConfig]) {
+        let sections = configs.iter().flat_map(|config| &config.peers);
+        let named: HashSet<&Name> = sections.filter_map(|section| section.endpoint_name.as_ref()).collect();
+        self.answered.retain(|name, _| named.contains(name));
+        self.failing.retain(|name, _| named.contains(name));
+    }
+
+    /// Forgets a peer that is no more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        self.renamed.remove(&peer);
+    }
 }
 
 /// Looks up all names, at once, and waits for the answers; returns what the operator should know.
 pub async fn resolve(configs: &mut [TunnelConfig]) -> Vec<String> {
     let mut names = Names::default();
-    let sections = || configs.iter().flat_map(|config| &config.peers);
-    for name in sections().filter_map(|section| section.endpoint_name.clone()) {
-        if !names.asked.contains_key(&name) {
-            names.ask(name, clock::boottime());
-        }
-    }
-    let mut answers: HashMap<Name, Result<SocketAddr, String>> = HashMap::new();
-    let collect = async {
-        while let Some(ended) = names.lookups.join_next().await {
-            let Ok((name, outcome)) = ended else { continue };
-            let first = outcome.map_err(|error| error.to_string());
-            let first = first.and_then(|all| all.first().copied().ok_or_else(|| "no address".to_owned()));
-            answers.insert(name, first);
-        }
-    };
-    let _ = tokio::time::timeout(START, collect).await;
+    let sections = configs.iter().flat_map(|config| &config.peers);
+    sections.filter_map(|section| section.endpoint_name.clone()).for_each(|name| names.ask(name));
+    // A resolver that hangs must not hold up the start: its thread is left behind.
+    let answers = names.lookups.into_iter().map(async |(name, lookup)| {
+        let outcome = tokio::time::timeout(START, lookup).await;
+        (name, outcome.ok().and_then(Result::ok))
+    });
+    let answers: HashMap<Name, _> = join_all(answers).await.into_iter().collect();
     let mut remarks = Vec::new();
     for section in configs.iter_mut().flat_map(|config| &mut config.peers) {
         let Some(name) = &section.endpoint_name else { continue };
         match answers.get(name) {
-            Some(Ok(address)) => section.endpoint = Some(*address),
-            Some(Err(why)) => remarks.push(unresolved(name, why)),
-            None => remarks.push(unresolved(name, "no answer yet")),
+            Some(Some(Ok(addresses))) => section.endpoint = addresses.first().copied(),
+            Some(Some(Err(why))) => remarks.push(unresolved(name, why)),
+            _ => remarks.push(unresolved(name, "no answer yet")),
         }
     }
-    // A resolver that hangs must not hold up the start: its thread is left behind.
-    names.lookups.detach_all();
     remarks
 }
 
@@ -113,51 +151,52 @@ pub fn carry_over(old: &[TunnelConfig], new: &mut [TunnelConfig]) {
 
 impl Gateway {
     /// Asks for the addresses of peers that have none or are silent, and goes on with what was found. A peer
-    /// that answers keeps the address from which it does.
+    /// that answers keeps the address from which it does, unless the operator gives it another name.
     pub(super) fn look_up_names(&mut self) {
         let now = clock::boottime();
-        for (_, name) in self.named_peers(now) {
-            if self.names.is_due(&name, now) {
-                self.names.ask(name, now);
-            }
+        let named = self.named_peers().filter(|(_, name)| self.names.is_due(name, now));
+        let due = named.filter(|(peer, _)| self.is_lost(*peer, now)).map(|(_, name)| name.clone());
+        for name in due.collect::<Vec<_>>() {
+            self.names.ask(name);
         }
-        while let Some((name, addresses)) = self.names.next() {
-            for (peer, _) in self.named_peers(now).into_iter().filter(|(_, of)| *of == name) {
+        while let Some((name, addresses)) = self.names.next(now) {
+            let of_that_name = self.named_peers().filter(|(_, of)| **of == name).map(|(peer, _)| peer);
+            let lost: Vec<PeerId> = of_that_name.filter(|peer| self.is_lost(*peer, now)).collect();
+            for peer in lost {
                 self.set_found(peer, &addresses);
             }
         }
     }
 
-    /// The peers whose endpoint is a name that shall be looked up.
-    fn named_peers(&self, now: Boottime) -> Vec<(PeerId, Name)> {
+    /// The peers whose endpoint is a name.
+    fn named_peers(&self) -> impl Iterator<Item = (PeerId, &Name)> {
         let tunnels = self.plan.topology.tunnels.iter().zip(&self.plan.configs);
         let places = tunnels.flat_map(|(plan, config)| plan.peers.iter().copied().zip(&config.peers));
-        let named = places.filter_map(|(peer, section)| Some((peer, section.endpoint_name.clone()?)));
-        let is_lost = |peer| {
-            let status = self.status(peer)?;
-            let silent = status.silent_since.is_some_and(|since| now.since(since) >= SILENCE);
-            Some(status.endpoint.is_none() || silent)
-        };
-        named.filter(|(peer, _)| is_lost(*peer).unwrap_or(false)).collect()
+        places.filter_map(|(peer, section)| Some((peer, section.endpoint_name.as_ref()?)))
+    }
+
+    /// Whether a peer's name shall be looked up.
+    fn is_lost(&self, peer: PeerId, now: Boottime) -> bool {
+        let Some(status) = self.status(peer) else { return false };
+        let silent = status.silent_since.is_some_and(|since| now.since(since) >= SILENCE);
+        status.endpoint.is_none() || silent || self.names.renamed.contains(&peer)
     }
 
     fn set_found(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
         let current = self.status(peer).and_then(|status| status.endpoint);
-        let Some(next) = next_address(current, addresses).filter(|next| Some(*next) != current) else {
+        // Under its new name a peer may be where it was.
+        let stays = self.names.renamed.remove(&peer) && current.is_some_and(|at| addresses.contains(&at));
+        let next = if stays { current } else { next_address(current, addresses) };
+        let (Some(next), Some((tunnel, section))) = (next, self.plan.section(peer)) else { return };
+        self.plan.configs[tunnel].peers[section].endpoint = Some(next);
+        if Some(next) == current {
             return;
-        };
-        tracing::info!("{}: the endpoint is {next} now", self.plan.topology.tunnel_name(peer));
-        let tunnels = self.plan.topology.tunnels.iter().zip(&mut self.plan.configs);
-        for (plan, config) in tunnels {
-            let place = plan.peers.iter().zip(&mut config.peers).find(|(id, _)| **id == peer);
-            if let Some((_, section)) = place {
-                section.endpoint = Some(next);
-            }
         }
+        tracing::info!("{}: the endpoint is {next} now", self.plan.label(peer));
         if let Some(tunnel) = self.tunnel(peer) {
             tunnel.set_endpoint(peer, next);
         }
-        self.handle.want(peer);
+        self.handle.want_session(peer);
     }
 }
 
@@ -211,6 +250,35 @@ mod tests {
         );
         assert_eq!((missing, remarks.len()), (None, 1), "{remarks:?}");
         assert!(remarks[0].starts_with("Endpoint nowhere.invalid:5000 cannot be resolved ("), "{remarks:?}");
+    }
+
+    /// However long an answer takes, there is one lookup, and the pause begins with the answer.
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_at_a_time() {
+        let mut names = Names::default();
+        let name = ("slow.example".to_owned(), 1);
+        let (answer, lookup) = oneshot::channel();
+        names.lookups.insert(name.clone(), lookup);
+        let at = |seconds| Boottime(Duration::from_secs(seconds));
+        assert!(!names.is_due(&name, at(1000)));
+        assert!(names.next(at(1000)).is_none());
+        let found: Vec<SocketAddr> = vec!["192.0.2.1:1".parse().unwrap()];
+        answer.send(Ok(found.clone())).unwrap();
+        assert_eq!(names.next(at(1001)), Some((name.clone(), found)));
+        assert!(!names.is_due(&name, at(1000) + PAUSE));
+        assert!(names.is_due(&name, at(1001) + PAUSE));
+    }
+
+    #[test]
+    fn names_that_nobody_has_are_forgotten() {
+        let mut names = Names::default();
+        for host in ["a.example", "b.example"] {
+            names.answered.insert((host.to_owned(), 1), Boottime::default());
+            names.failing.insert((host.to_owned(), 1), String::new());
+        }
+        names.forget_others(&[config("a.example:1")]);
+        assert!(names.answered.keys().chain(names.failing.keys()).all(|(host, _)| host == "a.example"));
+        assert_eq!((names.answered.len(), names.failing.len()), (1, 1));
     }
 
     #[test]

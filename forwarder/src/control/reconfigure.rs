@@ -138,6 +138,7 @@ impl Gateway {
             plan.peers.iter().for_each(|peer| tunnel.set_roaming(*peer, plan.settings.roaming));
         }
         drop(old);
+        self.names.forget_others(&self.plan.configs);
         self.regroup();
         self.take_routes();
         self.open_doors();
@@ -223,6 +224,7 @@ impl Gateway {
             self.healthy[peer.index()] = false;
             self.keepalives.retain(|due| *due != peer);
             self.handle.take_session_wanted(peer);
+            self.names.forget(peer);
         }
         self.tunnels.retain(|id, _| next.tunnel(*id).is_some());
     }
@@ -257,6 +259,9 @@ impl Gateway {
                 let tunnel = self.tunnels.get_mut(&plan.id);
                 let (Some((id, section)), Some(tunnel)) = (place, tunnel) else { return };
                 apply_to_peer(tunnel, id, section, what);
+                if *what == PeerWhat::Endpoint {
+                    self.names.follow(id, section.endpoint_name.as_ref());
+                }
                 if *what == PeerWhat::Added {
                     self.greet_these(vec![id], rng);
                 }
