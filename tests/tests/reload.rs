@@ -179,6 +179,88 @@ fn what_cannot_be_changes_nothing() -> Result<()> {
     flow.finish()
 }
 
+/// The kernel takes an address with an earlier one of its subnet, and all routes with the last one.
+#[test]
+fn another_address_keeps_the_routes() -> Result<()> {
+    let name = "another_address_keeps_the_routes";
+    let Some(lab) = lab::lab(name, Options { ports: 2, ..Options::default() })? else { return Ok(()) };
+    edit(&lab.a, "wg0", "Address", |_| "Address = 10.98.0.1/24".to_owned())?;
+    edit(&lab.a, "wg1", "Address", |_| String::new())?;
+    let mut a = start_ready(&lab, &lab.a, &[])?;
+    let _b = start_ready(&lab, &lab.b, &[])?;
+    let target = lab.b.host_address().into();
+    traffic::wait_reachable(&lab.a.host, target, PATIENCE)?;
+    let routes = || lab.a.gateway.ip("route show dev forwarder0 proto 151");
+    let addresses = || lab.a.gateway.ip("-o address show dev forwarder0");
+    let before = routes()?;
+    ensure!(before.contains(&address::lan4(Side::B, 0).to_string()), "{before}");
+
+    edit(&lab.a, "wg0", "Address", |_| "Address = 10.98.0.2/24".to_owned())?;
+    reload(&mut a, "another Address")?;
+    ensure!(routes()? == before, "{}", routes()?);
+    ensure!(
+        addresses()?.contains("10.98.0.2/24") && !addresses()?.contains("10.98.0.1/"),
+        "{}",
+        addresses()?
+    );
+    edit(&lab.a, "wg0", "Address", |_| "MTU = 1380".to_owned())?;
+    reload(&mut a, "another Address")?;
+    ensure!(routes()? == before && addresses()?.is_empty(), "{} {}", routes()?, addresses()?);
+    ensure!(pings(&lab.a.host, target)?, "packets are lost");
+    Ok(())
+}
+
+/// What was there before the change stays, whoever brought it.
+#[test]
+fn a_refusal_takes_back_what_was_added_and_no_more() -> Result<()> {
+    let name = "a_refusal_takes_back_what_was_added_and_no_more";
+    let Some(lab) = lab::lab(name, Options { ports: 2, ..Options::default() })? else { return Ok(()) };
+    let mut a = start_ready(&lab, &lab.a, &[])?;
+    let taken = "10.78.0.0/24";
+    lab.a.gateway.ip(&format!("route add {taken} dev forwarder0"))?;
+    let guarded = || Ok(lab.a.gateway.ip(&format!("route show {taken}"))?.contains("unreachable"));
+    ensure!(wait_until(PATIENCE, guarded)?, "no fail-closed route");
+    let state = || lab.a.gateway.ip("-d route show table all");
+    let before = state()?;
+    let witness = witness(&lab, "route", "unreachable 10.79.0.0/24")?;
+
+    edit(&lab.a, "wg0", "AllowedIPs", |line| format!("{line}, {}, {taken}", MORE.0))?;
+    edit(&lab.a, "wg0", "Address", |line| format!("{line}, 10.97.0.1/24"))?;
+    reload(&mut a, &format!("cannot add the route {taken}"))?;
+    ensure!(state()? == before, "{before}\nbecame\n{}", state()?);
+    let log = witness.output()?;
+    let gone = |prefix: &str| log.lines().any(|line| line.starts_with("Deleted") && line.contains(prefix));
+    ensure!(gone(MORE.0) && !gone(taken), "{log}");
+    Ok(())
+}
+
+/// At no moment are packets sent past the tunnels, or specific routes past over.
+#[test]
+fn another_mark_of_a_default_route_leaves_no_gap() -> Result<()> {
+    let name = "another_mark_of_a_default_route_leaves_no_gap";
+    let Some(lab) = lab::lab(name, Options { ports: 2, ..Options::default() })? else { return Ok(()) };
+    edit(&lab.a, "wg", "AllowedIPs", |_| "AllowedIPs = 0.0.0.0/0".to_owned())?;
+    edit(&lab.a, "wg", "ListenPort", |line| format!("{line}\nFwMark = 7"))?;
+    let mut a = start_ready(&lab, &lab.a, &[])?;
+    let _b = start_ready(&lab, &lab.b, &[])?;
+    let target = lab.b.host_address().into();
+    traffic::wait_reachable(&lab.a.host, target, PATIENCE)?;
+    let rules = || lab.a.gateway.ip("rule show");
+    let before = rules()?;
+    let witness = witness(&lab, "rule", "fwmark 99 table 99")?;
+    let flow = Flow::start(&lab, target)?;
+    edit(&lab.a, "wg", "FwMark", |_| "FwMark = 8".to_owned())?;
+    reload(&mut a, "fwmark 0x8")?;
+    ensure!(rules()? == before.replace("0x7", "0x8"), "{before}\nbecame\n{}", rules()?);
+    let ours = |line: &&str| line.contains("51820") || line.contains("suppress");
+    let log = witness.output()?;
+    let log: Vec<_> = log.lines().filter(ours).collect();
+    ensure!(log.len() == 2, "{log:?}");
+    ensure!(log[0].contains("0x8") && !log[0].contains("Deleted"), "{log:?}");
+    ensure!(log[1].contains("0x7") && log[1].contains("Deleted"), "{log:?}");
+    flow.finish()
+}
+
 /// One name that nobody knows at first, and one that stands for an address where nobody is.
 #[test]
 fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
@@ -238,6 +320,21 @@ impl Drop for Hosts {
         let _ = fs::remove_dir_all(&self.0);
         let _ = fs::remove_dir("/etc/netns");
     }
+}
+
+/// `ip monitor` of a kind of objects in A's gateway. It listens when it tells of a `probe` that comes and goes.
+fn witness(lab: &Lab, object: &str, probe: &str) -> Result<Daemon> {
+    let gateway = &lab.a.gateway;
+    let mut monitor = Command::new("ip");
+    monitor.args(["monitor", object]);
+    let monitor = gateway.spawn(&mut monitor, &lab.directory().join("monitor.log"))?;
+    let listens = || {
+        gateway.ip(&format!("{object} add {probe}"))?;
+        gateway.ip(&format!("{object} del {probe}"))?;
+        Ok(!monitor.output()?.is_empty())
+    };
+    ensure!(wait_until(PATIENCE, listens)?, "`ip monitor {object}` tells nothing");
+    Ok(monitor)
 }
 
 /// Pings from A's LAN host, 100 a second.

@@ -2,10 +2,11 @@
 //!
 //! 1. compare, check, and compute the topology: nothing is touched
 //! 2. UDP sockets for new ports
-//! 3. fail-closed routes, the TUN's addresses and routes: what is new
-//! 4. the tunnels' protocol state; from here on nothing fails
-//! 5. a turn: snapshots are published, the XDP programs' maps follow
-//! 6. routes and addresses: what is no more
+//! 3. fail-closed routes, the TUN's addresses, routes and rules: what is new
+//! 4. the sockets' marks, and the rules for marks that are no more; from here on nothing fails
+//! 5. the tunnels' protocol state
+//! 6. a turn: snapshots are published, the XDP programs' maps follow
+//! 7. routes and addresses: what is no more
 //!
 //! Peers that do not differ keep their ids, and so their sessions and packets.
 
@@ -118,11 +119,12 @@ impl Gateway {
         let now = Wanted::new(&self.plan.configs, self.plan.topology.tun_mtu);
         let next = Wanted::new(&configs, topology.tun_mtu);
         routing::extend(&self.kernel, &now, &next, self.plan.tun).await?;
+        self.replace_sockets(&topology, &configs, sockets);
+        routing::withdraw_rules(&self.kernel, &now, &next).await;
 
         for change in &changes {
             tracing::info!("{change}");
         }
-        self.replace_sockets(&topology, &configs, sockets);
         self.forget(&topology);
         self.plan.topology = topology;
         let old = std::mem::replace(&mut self.plan.configs, configs);

@@ -91,79 +91,104 @@ pub async fn set_up(kernel: &Kernel, wanted: &Wanted, tun: InterfaceId) -> Resul
         kernel.add_address(tun, *address).await?;
     }
     kernel.set_link_up(tun).await?;
-    route(kernel, wanted, tun).await
+    // What fails here ends the start, and all of it goes then.
+    route(kernel, wanted, &mut Wanted::default(), tun).await
 }
 
-/// Adds what `next` has beyond `now`, in the order of [`set_up`]. What failed is taken back: then all is as
-/// it was.
+/// Adds what `next` has beyond `now`, in the order of [`set_up`]. When that fails, what was added is taken back:
+/// then all is as it was.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub async fn extend(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: InterfaceId) -> Result<(), Error> {
-    let more = next.beyond(now);
-    let outcome = add(kernel, now, &more, tun).await;
+    let mut added = Wanted { mtu: now.mtu, ..Wanted::default() };
+    let outcome = add(kernel, &next.beyond(now), &mut added, tun).await;
     if outcome.is_err() {
-        take(kernel, &more, now, tun).await;
-        if next.mtu != now.mtu
-            && let Err(error) = kernel.set_mtu(tun, now.mtu).await
-        {
-            tracing::warn!("{error}");
+        take_rules(kernel, &added, now).await;
+        take(kernel, &added, now, tun).await;
+        if added.mtu != now.mtu {
+            tell(kernel.set_mtu(tun, now.mtu).await);
         }
     }
     outcome
 }
 
-/// Removes what `now` had beyond `next`, in the reverse order.
+/// Removes the rules that `now` had beyond `next`. To be called as soon as the sockets have their new marks:
+/// while the rules for two marks stand, what carries either of them goes into the TUN.
+pub async fn withdraw_rules(kernel: &Kernel, now: &Wanted, next: &Wanted) {
+    take_rules(kernel, &now.beyond(next), next).await;
+}
+
+/// Removes what else `now` had beyond `next`, in the reverse order.
 pub async fn withdraw(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: InterfaceId) {
     take(kernel, &now.beyond(next), next, tun).await;
 }
 
-async fn add(kernel: &Kernel, now: &Wanted, more: &Wanted, tun: InterfaceId) -> Result<(), Error> {
+/// Adds all of `more` but what is there already, and notes in `added` what it did.
+async fn add(kernel: &Kernel, more: &Wanted, added: &mut Wanted, tun: InterfaceId) -> Result<(), Error> {
     let present = kernel.our_routes().await?;
     for (prefix, table) in &more.guards {
         let guard = Route::unreachable(*prefix, *table);
         // The operator's own route to the TUN may have brought it.
         if !present.contains(&guard) {
             kernel.add_route(&guard).await?;
+            added.guards.insert((*prefix, *table));
         }
     }
-    if more.mtu != now.mtu {
+    if more.mtu != added.mtu {
         kernel.set_mtu(tun, more.mtu).await?;
+        added.mtu = more.mtu;
     }
     for address in &more.addresses {
         kernel.add_address(tun, *address).await?;
+        added.addresses.insert(*address);
     }
-    route(kernel, more, tun).await
+    route(kernel, more, added, tun).await
 }
 
-async fn route(kernel: &Kernel, wanted: &Wanted, tun: InterfaceId) -> Result<(), Error> {
+async fn route(kernel: &Kernel, wanted: &Wanted, added: &mut Wanted, tun: InterfaceId) -> Result<(), Error> {
     for (prefix, table) in &wanted.routes {
         kernel.add_route(&Route::unicast(*prefix, tun, *table)).await?;
+        added.routes.insert((*prefix, *table));
     }
-    for rules in wanted.rules() {
+    for (default, rules) in wanted.defaults.iter().zip(wanted.rules()) {
+        // There are two, and the second may be refused.
+        added.defaults.insert(*default);
         kernel.add_default_rules(&rules).await?;
     }
     Ok(())
 }
 
-/// Removes all that is there of `less`, the fail-closed routes last, and leaves what `kept` says.
-async fn take(kernel: &Kernel, less: &Wanted, kept: &Wanted, tun: InterfaceId) {
+/// Removes the rules of `less`; where `kept` has some of the family, they share the one for specific routes.
+async fn take_rules(kernel: &Kernel, less: &Wanted, kept: &Wanted) {
     for rules in less.rules() {
-        tell(kernel.remove_default_rules(&rules).await);
+        let shared = kept.rules().any(|kept| kept.family == rules.family);
+        let removed = if shared {
+            kernel.remove_mark_rule(&rules).await
+        } else {
+            kernel.remove_default_rules(&rules).await
+        };
+        tell(removed);
     }
-    // One of the two rules is the same for every mark.
-    for rules in kept.rules().filter(|_| !less.defaults.is_empty()) {
-        tell(kernel.add_default_rules(&rules).await);
-    }
+}
+
+/// Removes routes and addresses of `less`, the fail-closed routes last, and leaves what `kept` says.
+async fn take(kernel: &Kernel, less: &Wanted, kept: &Wanted, tun: InterfaceId) {
     for (prefix, table) in &less.routes {
         tell(kernel.remove_route(&Route::unicast(*prefix, tun, *table)).await);
     }
     for address in &less.addresses {
         tell(kernel.remove_address(tun, *address).await);
     }
-    // The kernel removes an address with the later ones of its subnet.
-    for address in kept.addresses.iter().filter(|_| !less.addresses.is_empty()) {
-        tell(kernel.add_address(tun, *address).await);
+    if !less.addresses.is_empty() {
+        // The kernel removes an address with the later ones of its subnet, and all routes with the last IPv4
+        // address.
+        for address in &kept.addresses {
+            tell(kernel.add_address(tun, *address).await);
+        }
+        for (prefix, table) in &kept.routes {
+            tell(kernel.add_route(&Route::unicast(*prefix, tun, *table)).await);
+        }
     }
     for (prefix, table) in &less.guards {
         tell(kernel.remove_route(&Route::unreachable(*prefix, *table)).await);

@@ -104,19 +104,27 @@ impl Kernel {
     }
 
     /// Adds wg-quick's two rules for a `/0`: unmarked packets look into `rules.table`, after the specific
-    /// routes of `main` had their turn. Rules of ours that a kept guard left are taken over.
+    /// routes of `main` had their turn. Rules of ours that are there, for another mark or from a kept guard, are
+    /// taken over; specific routes have their turn first at every moment.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn add_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
         let present = self.our_rule_messages().await?;
-        for message in rule_messages(rules) {
-            // The kernel would add a rule again: a new one has a preference of its own.
-            if !present.iter().any(|p| is_rule(p, &message)) {
-                self.change(Message::NewRule(message), CREATE, || format!("add the rules {rules}")).await?;
-            }
+        let find = |wanted: &RuleMessage| present.iter().find(|told| is_rule(told, wanted));
+        let add = async |rule| {
+            self.change(Message::NewRule(rule), CREATE, || format!("add the rules {rules}")).await
+        };
+        let [mut unmarked, specific] = rule_messages(rules);
+        let first = find(&specific);
+        if find(&unmarked).is_none() {
+            // The kernel puts a rule without a preference before all others.
+            let behind = first.map(|first| RuleAttribute::Priority(preference(first) + 1));
+            unmarked.attributes.extend(behind);
+            add(unmarked).await?;
         }
-        Ok(())
+        // It would add one again: a new one has a preference of its own.
+        if first.is_none() { add(specific).await } else { Ok(()) }
     }
 
     /// Removes what [`Self::add_default_rules`] added; that a rule is gone already does not matter.
@@ -124,7 +132,24 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
-        for message in rule_messages(rules) {
+        self.remove_rules(rule_messages(rules), rules).await
+    }
+
+    /// Removes the one of [`Self::add_default_rules`] that is about the mark, where there is another mark now.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_mark_rule(&self, rules: &DefaultRules) -> Result<(), Error> {
+        let [unmarked, _] = rule_messages(rules);
+        self.remove_rules([unmarked], rules).await
+    }
+
+    async fn remove_rules(
+        &self,
+        messages: impl IntoIterator<Item = RuleMessage>,
+        rules: &DefaultRules,
+    ) -> Result<(), Error> {
+        for message in messages {
             let action = || format!("remove the rules {rules}");
             unless_gone(self.change(Message::DelRule(message), NLM_F_ACK, action).await)?;
         }
@@ -236,6 +261,15 @@ fn is_rule(told: &RuleMessage, wanted: &RuleMessage) -> bool {
     told.header.family == wanted.header.family
         && told.header.flags.contains(wanted.header.flags)
         && wanted.attributes.iter().all(|a| told.attributes.contains(a))
+}
+
+/// Rules of smaller preference are looked at first.
+fn preference(rule: &RuleMessage) -> u32 {
+    let preference = |a: &RuleAttribute| match a {
+        RuleAttribute::Priority(preference) => Some(*preference),
+        _ => None,
+    };
+    rule.attributes.iter().find_map(preference).unwrap_or(0)
 }
 
 /// A route in an error, with its device.
