@@ -10,7 +10,7 @@
 //!
 //! Peers that do not differ keep their ids, and so their sessions and packets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +124,10 @@ impl Gateway {
 
         for change in &changes {
             tracing::info!("{change}");
+        }
+        let known: HashSet<&String> = self.plan.topology.remarks.iter().collect();
+        for remark in topology.remarks.iter().filter(|remark| !known.contains(remark)) {
+            tracing::info!("note: {remark}");
         }
         self.forget(&topology);
         self.plan.topology = topology;
