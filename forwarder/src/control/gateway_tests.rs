@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::{Settings, TunnelConfig, wg_quick};
 use crate::id::{InterfaceId, PeerId};
 use crate::kernel::netlink::{Changed, Kernel};
-use crate::kernel::{Route, TABLE_MAIN, View};
+use crate::kernel::{Address, Route, TABLE_MAIN, View};
 use crate::pipeline::Snapshot;
 use crate::pipeline::snapshot;
 use crate::port::udp::UdpSockets;
@@ -144,6 +144,16 @@ async fn another_name_is_looked_up_at_once() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("still {:?}", found(&gateway));
+}
+
+/// Ids have holes when a tunnel is gone, and nobody listens on port 0.
+#[tokio::test]
+async fn a_tunnel_that_is_gone_leaves_no_listener() {
+    let (mut gateway, _lanes) = gateway(vec![tunnel("wg0", &[]), tunnel("wg1", &[])]);
+    gateway.view.addresses = vec![Address { interface: TUN, address: "10.0.0.1/24".parse().unwrap() }];
+    gateway.reconfigure(vec![tunnel("wg1", &[])], &mut rng()).await.expect("a change");
+    let ports: Vec<u16> = gateway.listeners().iter().map(|at| u16::from_be(at.port_be)).collect();
+    assert_eq!(ports, [gateway.sockets.port(gateway.plan.topology.tunnels[0].id).unwrap()]);
 }
 
 /// A message names the peer, and claims nothing of other tunnels where there are none.

@@ -111,12 +111,13 @@ impl Gateway {
     }
 
     /// Every local address with every listen port.
-    fn listeners(&self) -> Vec<Listener> {
+    pub(super) fn listeners(&self) -> Vec<Listener> {
         let address = |ip: IpAddr| match ip {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be());
+        // No tunnel has an id in between.
+        let ports = self.plan.tunnels.iter().map(|t| t.listen_port.to_be()).filter(|port| *port != 0);
         let listener = |port_be| {
             let at =
                 move |a: &Address| Listener { address: address(a.address.addr()), port_be, padding: [0; 2] };
