@@ -1,5 +1,6 @@
 //! What differs between two configurations; pure.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::config::{PeerSection, TunnelConfig};
@@ -83,10 +84,12 @@ fn of_tunnel(old: &TunnelConfig, new: &TunnelConfig) -> Vec<What> {
     ];
     let mut whats: Vec<_> = whats.into_iter().flatten().collect();
     let of_peer = |peer: &PeerSection, what| What::Peer { key: peer.public_key, label: peer.label(), what };
-    let is_gone = |peer: &&PeerSection| !new.peers.iter().any(|n| n.public_key == peer.public_key);
+    let known: HashMap<PublicKey, &PeerSection> = old.peers.iter().map(|p| (p.public_key, p)).collect();
+    let stays: HashSet<PublicKey> = new.peers.iter().map(|peer| peer.public_key).collect();
+    let is_gone = |peer: &&PeerSection| !stays.contains(&peer.public_key);
     whats.extend(old.peers.iter().filter(is_gone).map(|peer| of_peer(peer, PeerWhat::Removed)));
     for peer in &new.peers {
-        let known = old.peers.iter().find(|o| o.public_key == peer.public_key);
+        let known = known.get(&peer.public_key);
         let differs = known.map_or_else(|| vec![PeerWhat::Added], |known| of_section(known, peer));
         whats.extend(differs.into_iter().map(|what| of_peer(peer, what)));
     }

@@ -26,8 +26,8 @@ use crate::pipeline::control::Injected;
 use crate::pipeline::snapshot::{Group, Tunnel};
 use crate::port::udp::UdpSockets;
 use crate::publish::Publisher;
-use crate::topology::Topology;
-use crate::wireguard::{self, Event, PeerStatus, PublicKey, Transmit};
+use crate::topology::{Topology, TunnelPlan};
+use crate::wireguard::{self, Event, PeerStatus, Transmit};
 use crate::xdp::Program;
 
 /// The lane that sends what the control thread injects.
@@ -190,22 +190,10 @@ impl Gateway {
         &self.plan.configs
     }
 
-    /// The UDP port of a tunnel, by its name: the one that the kernel chose where the configuration has none.
-    pub fn listen_port(&self, tunnel: &str) -> Option<u16> {
-        let plan = self.plan.topology.tunnels.iter().find(|plan| plan.name == tunnel)?;
-        self.sockets.port(plan.id)
-    }
-
-    /// What became of a peer, by its tunnel's name and its key.
-    pub fn peer_status(&self, tunnel: &str, key: PublicKey) -> Option<PeerStatus> {
-        self.status(self.peer(tunnel, key)?)
-    }
-
-    pub(super) fn peer(&self, tunnel: &str, key: PublicKey) -> Option<PeerId> {
+    /// A tunnel by its name: its plan, and what it is made from.
+    pub(super) fn named(&self, tunnel: &str) -> Option<(&TunnelPlan, &TunnelConfig)> {
         let mut tunnels = self.plan.topology.tunnels.iter().zip(&self.plan.configs);
-        let (plan, config) = tunnels.find(|(plan, _)| plan.name == tunnel)?;
-        let section = config.peers.iter().position(|section| section.public_key == key)?;
-        plan.peers.get(section).copied()
+        tunnels.find(|(plan, _)| plan.name == tunnel)
     }
 
     /// Starts a handshake with every peer whose endpoint is known, so that the first packets find

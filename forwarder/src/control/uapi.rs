@@ -1,5 +1,6 @@
 //! What the tunnels' control sockets ask for.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
@@ -10,7 +11,9 @@ use super::gateway::Gateway;
 use super::plan;
 use super::reconfigure::ReconfigureError;
 use crate::config::{Problem, TunnelConfig};
+use crate::id::PeerId;
 use crate::port::udp::UdpError;
+use crate::topology::TunnelPlan;
 use crate::uapi::server::Answer;
 use crate::uapi::{Device, Request, Set, apply, describe};
 use crate::wireguard::PublicKey;
@@ -22,20 +25,19 @@ impl Gateway {
     /// [`Errno::ENODEV`] when there is no such tunnel, else why it cannot be changed; nothing has changed then.
     pub async fn answer(&mut self, tunnel: &str, request: &Request, rng: &mut dyn CryptoRng) -> Answer {
         // Its socket may have outlived it.
-        let config = self.configs().iter().find(|config| config.name == tunnel).ok_or(Errno::ENODEV)?;
+        let (plan, config) = self.named(tunnel).ok_or(Errno::ENODEV)?;
         match request {
-            Request::Get => Ok(self.describe(config)),
+            Request::Get => Ok(self.describe(plan, config)),
             Request::Set(set) => self.set(tunnel, set, rng).await.map(|()| Zeroizing::default()),
         }
     }
 
-    fn describe(&self, config: &TunnelConfig) -> Zeroizing<String> {
-        let status = |key| self.peer_status(&config.name, key);
+    fn describe(&self, plan: &TunnelPlan, config: &TunnelConfig) -> Zeroizing<String> {
         describe(&Device {
             config,
-            listen_port: self.listen_port(&config.name).unwrap_or(0),
+            listen_port: self.sockets.port(plan.id).unwrap_or(0),
             fwmark: plan::fwmark(config),
-            peers: config.peers.iter().map(|peer| status(peer.public_key)).collect(),
+            peers: plan.peers.iter().map(|peer| self.status(*peer)).collect(),
         })
     }
 
@@ -49,16 +51,18 @@ impl Gateway {
             return Err(errno(&error));
         }
         // Peers may have roamed away from an endpoint that is configured already.
+        let (plan, config) = self.named(tunnel).ok_or(Errno::ENODEV)?;
+        let keys = config.peers.iter().map(|section| section.public_key);
+        let peers: HashMap<PublicKey, PeerId> = keys.zip(plan.peers.iter().copied()).collect();
         for change in &set.peers {
-            if let Some(endpoint) = change.endpoint {
-                self.set_endpoint(tunnel, change.public_key, endpoint);
+            if let (Some(endpoint), Some(peer)) = (change.endpoint, peers.get(&change.public_key)) {
+                self.set_endpoint(*peer, endpoint);
             }
         }
         Ok(())
     }
 
-    fn set_endpoint(&mut self, tunnel: &str, key: PublicKey, endpoint: SocketAddr) {
-        let Some(peer) = self.peer(tunnel, key) else { return };
+    fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
         if self.status(peer).is_some_and(|status| status.endpoint != Some(endpoint))
             && let Some(tunnel) = self.tunnel(peer)
         {

@@ -1,10 +1,11 @@
 //! Which tunnel and which peer has which id. Lanes and sessions hold ids, so what goes on keeps its own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Topology;
-use crate::config::TunnelConfig;
+use crate::config::{PeerSection, TunnelConfig};
 use crate::id::{PeerId, TunnelId};
+use crate::wireguard::PublicKey;
 
 /// Ids by position: of the tunnels' files, and of the `[Peer]` sections of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,11 +25,11 @@ impl Ids {
         for config in new {
             let known = now.tunnels.iter().zip(old).find(|(plan, _)| plan.name == config.name);
             let id = known.map(|(plan, _)| plan.id).or_else(|| tunnels.next());
-            let peer = |section: &crate::config::PeerSection| {
-                let (plan, old) = known?;
-                let position = old.peers.iter().position(|o| o.public_key == section.public_key)?;
-                plan.peers.get(position).copied()
-            };
+            let before: HashMap<PublicKey, PeerId> = known.map_or_else(HashMap::new, |(plan, old)| {
+                let keys = old.peers.iter().map(|section| section.public_key);
+                keys.zip(plan.peers.iter().copied()).collect()
+            });
+            let peer = |section: &PeerSection| before.get(&section.public_key).copied();
             ids.tunnels.extend(id);
             ids.peers.push(config.peers.iter().filter_map(|s| peer(s).or_else(|| peers.next())).collect());
         }

@@ -167,6 +167,24 @@ fn the_interface_changes() {
     assert_eq!(tunnel.peers.len(), 2);
 }
 
+/// All of them move. Nothing fails where work grows with their square, but the test takes ten seconds, not a tenth.
+#[test]
+fn many_peers_and_prefixes_are_no_burden() {
+    let key = |peer: u16| PublicKey([[1; 30].as_slice(), &peer.to_be_bytes()].concat().try_into().unwrap());
+    let prefix = |n: u16| IpNet::new([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]].into(), 32).unwrap();
+    let ask = |peer, n| PeerChange {
+        allowed_ips: vec![PrefixChange::Add(prefix(n))],
+        ..PeerChange::new(key(peer))
+    };
+    let mut tunnel = tunnel(PRIVATE);
+    apply(&peers((0..30_000).map(|n| ask(n, n)).collect()), &mut tunnel);
+    apply(&peers((0..30_000).map(|n| ask(29_999 - n, n)).collect()), &mut tunnel);
+    assert!(tunnel.peers.iter().zip(0..).all(|(peer, n)| peer.allowed_ips == [prefix(29_999 - n)]));
+    let remove = |n| PeerChange { remove: true, ..PeerChange::new(key(n)) };
+    apply(&peers((0..30_000).map(remove).collect()), &mut tunnel);
+    assert!(tunnel.peers.is_empty());
+}
+
 /// The kernel's tables: attributes by peer, and one owner by prefix.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Model {
