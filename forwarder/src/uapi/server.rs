@@ -50,16 +50,13 @@ impl Call {
 /// The tunnels' sockets. They vanish with this value.
 pub struct Server {
     directory: PathBuf,
-    sockets: HashMap<String, Socket>,
+    sockets: HashMap<String, Listening>,
     /// For connections to come.
     caller: mpsc::Sender<Call>,
     calls: mpsc::Receiver<Call>,
     places: Arc<Semaphore>,
     patience: Duration,
 }
-
-/// A socket; `None` when it could not be had.
-type Socket = Option<Listening>;
 
 struct Listening {
     _file: SocketFile,
@@ -85,13 +82,16 @@ impl Server {
     }
 
     /// Has a socket for each of these tunnels, and no others; to be called on a tokio runtime. A tunnel
-    /// works without one, so what stands in the way is a line in the log, once.
+    /// works without one, so what stands in the way is a line in the log, and the next call tries again.
     pub fn serve<'a>(&mut self, tunnels: impl Iterator<Item = &'a str> + Clone) {
         self.sockets.retain(|name, _| tunnels.clone().any(|tunnel| tunnel == name));
         for name in tunnels {
-            if !self.sockets.contains_key(name) {
-                let socket = self.open(name).map_err(|error| self.complain(name, &error)).ok();
-                self.sockets.insert(name.to_owned(), socket);
+            if self.sockets.contains_key(name) {
+                continue;
+            }
+            match self.open(name) {
+                Ok(socket) => _ = self.sockets.insert(name.to_owned(), socket),
+                Err(error) => tracing::warn!("{}", self.complaint(name, &error)),
             }
         }
     }
@@ -117,18 +117,14 @@ impl Server {
         Ok(Listening { _file: file, accepting: tokio::spawn(door.accept(listener)).abort_handle() })
     }
 
-    fn complain(&self, name: &str, error: &io::Error) {
+    fn complaint(&self, name: &str, error: &io::Error) -> String {
         let path = self.directory.join(format!("{name}.sock"));
-        let path = path.display();
-        if error.kind() == io::ErrorKind::AddrInUse {
-            tracing::warn!(
-                "{path}: another process answers there, so `wg` cannot reach this {name}: rename the tunnel"
-            );
-        } else {
-            tracing::warn!(
-                "{path}: cannot be made ({error}), so `wg` cannot reach {name}: the folder must be ours"
-            );
-        }
+        let (cause, fix) = match error.kind() {
+            io::ErrorKind::AddrInUse => ("another process answers there".into(), "rename the tunnel"),
+            io::ErrorKind::AlreadyExists => ("is no socket".into(), "remove it and send SIGHUP"),
+            _ => (format!("cannot be made ({error})"), "the folder must be ours"),
+        };
+        format!("{}: {cause}, so `wg` cannot reach this {name}: {fix}", path.display())
     }
 }
 

@@ -141,16 +141,38 @@ async fn sockets_follow_the_tunnels() {
     assert!(Caller::connect(home.socket()).is_err());
 }
 
-/// Two gateways in two network namespaces share this directory: the second one works without a socket.
+/// Two gateways in two network namespaces share this directory: the second one works without a socket, until
+/// it tries again when the first one is gone.
 #[tokio::test]
 async fn a_socket_that_is_taken_is_done_without() {
     let mut home = Home::new("shared");
     let mut second = Server::within(home.1.clone(), SHORT);
     second.serve(["wg0", "wg1"].into_iter());
-    assert!(second.sockets["wg0"].is_none() && second.sockets["wg1"].is_some());
+    assert!(!second.sockets.contains_key("wg0") && second.sockets.contains_key("wg1"));
     let client = ask(&home.socket(), "get=1\n\n", true);
     home.0.next().await.answer(Ok(text("")));
     assert_eq!(tokio::task::spawn_blocking(|| client.join().unwrap()).await.unwrap(), "errno=0\n\n");
+
+    home.0.serve(std::iter::empty());
+    // It is closed when its task has seen its end.
+    tokio::task::yield_now().await;
+    second.serve(["wg0", "wg1"].into_iter());
+    assert!(second.sockets.contains_key("wg0"));
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_is_told() {
+    let home = Home::new("told");
+    let complaint = |kind| home.0.complaint("wg0", &io::Error::from(kind));
+    let path = home.socket();
+    for (kind, told) in [
+        (io::ErrorKind::AddrInUse, "another process answers there"),
+        (io::ErrorKind::AlreadyExists, "is no socket"),
+        (io::ErrorKind::PermissionDenied, "cannot be made (permission denied)"),
+    ] {
+        let start = format!("{}: {told}, so `wg` cannot reach this wg0: ", path.display());
+        assert!(complaint(kind).starts_with(&start), "{}", complaint(kind));
+    }
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::{socket, stat};
@@ -29,16 +30,16 @@ impl SocketFile {
     /// The file of a process that is gone is replaced.
     ///
     /// # Errors
-    /// [`ErrorKind::AddrInUse`] when somebody answers there; [`ErrorKind::PermissionDenied`] when the
-    /// directory is not ours; what else the system refuses.
+    /// [`ErrorKind::AddrInUse`] when somebody answers there; [`ErrorKind::AlreadyExists`] when what is there is
+    /// no socket; [`ErrorKind::PermissionDenied`] when the directory is not ours; what else the system refuses.
     pub fn listen(directory: &Path, name: &str) -> io::Result<(UnixListener, Self)> {
         let _lock = lock(&private(directory)?)?;
         let path = directory.join(format!("{name}.sock"));
         if path.symlink_metadata().is_ok() && !remove_if_stale(&path)? {
-            return Err(ErrorKind::AddrInUse.into());
+            let in_the_way = if is_socket(&path)? { ErrorKind::AddrInUse } else { ErrorKind::AlreadyExists };
+            return Err(in_the_way.into());
         }
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let socket = socket()?;
         // The file gets the mode of its socket, so there is no moment at which others could connect.
         stat::fchmod(socket.as_fd(), stat::Mode::S_IRUSR | stat::Mode::S_IWUSR)?;
         socket::bind(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
@@ -99,13 +100,26 @@ fn lock(directory: &File) -> io::Result<Flock<File>> {
 /// Removes a socket whose process is gone; says whether it did.
 fn remove_if_stale(path: &Path) -> io::Result<bool> {
     // Files that are no sockets refuse connections, too.
-    if !path.symlink_metadata()?.file_type().is_socket() {
+    if !is_socket(path)? || is_answered(path)? {
         return Ok(false);
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map(|()| true),
-        _ => Ok(false),
-    }
+    fs::remove_file(path).map(|()| true)
+}
+
+fn is_socket(path: &Path) -> io::Result<bool> {
+    Ok(path.symlink_metadata()?.file_type().is_socket())
+}
+
+/// Whether a process listens there. One that has no place for another caller does; we do not wait for it.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let connected = socket::connect(socket()?.as_raw_fd(), &UnixAddr::new(path)?);
+    Ok(connected != Err(Errno::ECONNREFUSED))
+}
+
+/// A socket that waits for nobody.
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -114,6 +128,12 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
 
     /// A directory that goes away with the test.
@@ -180,13 +200,34 @@ mod tests {
         assert!(new.path.exists());
     }
 
+    /// Not even by a process that takes no callers any more.
+    #[test]
+    fn nobody_holds_us_up() {
+        let scratch = Scratch::new("full");
+        let (_listener, file) = SocketFile::listen(&scratch.0, "wg0").unwrap();
+        let to = UnixAddr::new(&file.path).unwrap();
+        let callers: Vec<_> = std::iter::repeat_with(|| socket().unwrap())
+            .take_while(|caller| socket::connect(caller.as_raw_fd(), &to).is_ok())
+            .collect();
+        assert!(callers.len() >= BACKLOG as usize);
+        let (sender, receiver) = mpsc::channel();
+        let directory = scratch.0.clone();
+        thread::spawn(move || sender.send(SocketFile::listen(&directory, "wg0").map(drop)));
+        let outcome = receiver.recv_timeout(Duration::from_secs(10)).expect("it waits");
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::AddrInUse);
+    }
+
     #[test]
     fn what_is_no_socket_is_left_alone() {
         let scratch = Scratch::new("file");
         fs::create_dir(&scratch.0).unwrap();
-        let path = scratch.0.join("wg0.sock");
-        fs::write(&path, "precious").unwrap();
-        SocketFile::listen(&scratch.0, "wg0").unwrap_err();
-        assert_eq!(fs::read_to_string(path).unwrap(), "precious");
+        fs::write(scratch.0.join("wg0.sock"), "precious").unwrap();
+        symlink("nowhere", scratch.0.join("wg1.sock")).unwrap();
+        for name in ["wg0", "wg1"] {
+            let refused = SocketFile::listen(&scratch.0, name).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        }
+        assert_eq!(fs::read_to_string(scratch.0.join("wg0.sock")).unwrap(), "precious");
+        assert!(scratch.0.join("wg1.sock").is_symlink());
     }
 }
