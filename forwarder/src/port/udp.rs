@@ -261,6 +261,8 @@ impl UdpPort {
 
     /// Takes in which sockets there are: reads the new ones, lets the others go.
     fn follow(&mut self) {
+        // First, for a new receiver may get the number of one that went.
+        self.close_removed();
         let generation = self.sockets.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;
@@ -284,6 +286,10 @@ impl UdpPort {
             }
             self.bound = bound;
         }
+    }
+
+    /// Closes the sockets that the ring has let go of.
+    fn close_removed(&mut self) {
         while let Some(receiver) = self.uring.next_removed() {
             self.receivers.remove(&receiver);
         }
@@ -312,17 +318,13 @@ impl Port for UdpPort {
         let before = into.len();
         while into.len() - before < max {
             let Some(Received { receiver, frame, message }) = self.uring.next_received() else { break };
-            let Some(message) = message else {
+            // Sockets give messages, and none goes before what it received has left the ring.
+            let (Some(message), Some(&(tunnel, _))) = (message, self.receivers.get(&receiver)) else {
                 self.uring.provide(frame);
                 continue;
             };
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
-            let Some((tunnel, _)) = self.receivers.get(&receiver) else {
-                self.uring.provide(frame);
-                continue;
-            };
-            let tunnel = *tunnel;
             let layer = Layer::Datagram { tunnel, source: message.source, ds: message.tos };
             into.push(RxFrame { frame, layer, origin });
         }
@@ -359,6 +361,7 @@ impl Port for UdpPort {
 
     fn flush(&mut self) {
         self.uring.turn();
+        self.close_removed();
         while let Some(done) = self.uring.next_sent() {
             self.sent(done.frame, done.taken);
         }

@@ -204,7 +204,8 @@ impl Uring {
         }
     }
 
-    /// The number of a receiver that the kernel has let go of.
+    /// The number of a receiver that the kernel has let go of, and whose data has been taken. [`Self::add`] may
+    /// give it out again: ask before.
     pub(super) fn next_removed(&mut self) -> Option<u16> {
         self.removed.pop_front()
     }
@@ -312,10 +313,11 @@ impl Uring {
                 continue;
             };
             let user_data = number as u64;
-            if leaving && !armed {
+            let waits = |received: &Received| usize::from(received.receiver) == number;
+            if leaving && !armed && !self.received.iter().any(waits) {
                 self.receivers[number] = None;
                 self.removed.push_back(number as u16);
-            } else if leaving && !cancelled {
+            } else if leaving && armed && !cancelled {
                 let entry = opcode::AsyncCancel::new(user_data).build().user_data(CANCEL);
                 let cancelled = self.push(&entry);
                 self.receivers[number] = Some(Armed { receiver, armed, leaving, cancelled });
