@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::control::{Control, Handshake};
+use super::control::Control;
 use super::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Tunnel};
 use super::{Lane, LaneCounters, Ports, Snapshot, flow, parse};
 use crate::aead::Key;
@@ -28,6 +28,7 @@ use crate::drops::Drop;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::port::memory::{MemoryPort, MemoryWire, Sent};
 use crate::port::{Layer, Port, PortCounters, RxFrame, TxFrame};
+use crate::wireguard::message::Handshake;
 use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
 const PATHS: usize = 3;
@@ -353,7 +354,7 @@ impl World {
 struct Recorder {
     sessions: Mutex<Vec<PeerId>>,
     neighbours: Mutex<Vec<(InterfaceId, IpAddr)>>,
-    handshakes: Mutex<Vec<Handshake>>,
+    handshakes: Mutex<Vec<(TunnelId, SocketAddr, Vec<u8>)>>,
     full: AtomicBool,
 }
 
@@ -364,11 +365,12 @@ impl Control for Recorder {
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         self.neighbours.lock().unwrap().push((interface, address));
     }
-    fn handshake(&self, message: &Handshake) -> Result<(), Drop> {
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+        Handshake::parse(message).ok_or(Drop::Malformed)?;
         if self.full.load(Ordering::Relaxed) {
             return Err(Drop::ControlQueueFull);
         }
-        self.handshakes.lock().unwrap().push(message.clone());
+        self.handshakes.lock().unwrap().push((tunnel, source, message.to_vec()));
         Ok(())
     }
 }
