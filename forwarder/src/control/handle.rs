@@ -139,8 +139,7 @@ impl Control for Handle {
         let loaded = self.is_loaded(now);
         let admitted = {
             let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-            // Its tunnel is not there yet, or no more.
-            let door = doors.get(&tunnel).ok_or(Drop::ControlQueueFull)?;
+            let door = doors.get(&tunnel).ok_or(Drop::NoTunnel)?;
             let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
             door.admit(now, &mut rand::rng(), source, message, loaded)
         };
@@ -224,6 +223,15 @@ mod tests {
             assert_eq!(other.at(&handle), Err(Drop::Malformed), "{len} bytes");
         }
         assert_eq!(message.at(&handle), Ok(()));
+    }
+
+    /// Before the first configuration stands, and when a reload takes a tunnel away.
+    #[test]
+    fn a_message_for_no_tunnel_is_counted_as_such() {
+        let (handle, message, _source) = handle_and_message();
+        handle.set_doors(Doors::new());
+        assert_eq!(message.at(&handle), Err(Drop::NoTunnel));
+        assert!(handle.next_handshake().is_none());
     }
 
     /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.

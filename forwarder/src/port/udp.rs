@@ -320,6 +320,7 @@ impl Port for UdpPort {
             let Some(Received { receiver, frame, message }) = self.uring.next_received() else { break };
             // Sockets give messages, and none goes before what it received has left the ring.
             let (Some(message), Some(&(tunnel, _))) = (message, self.receivers.get(&receiver)) else {
+                self.counters.rx_lost += 1;
                 self.uring.provide(frame);
                 continue;
             };
@@ -372,6 +373,6 @@ impl Port for UdpPort {
     }
 
     fn counters(&self) -> PortCounters {
-        PortCounters { rx_lost: self.uring.lost(), ..self.counters }
+        PortCounters { rx_lost: self.counters.rx_lost + self.uring.lost(), ..self.counters }
     }
 }
