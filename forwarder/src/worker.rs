@@ -128,7 +128,7 @@ mod tests {
         let snapshots = publisher.subscribe(&with_keys).unwrap();
         drop(with_keys);
         let ports = Ports { all: Vec::new(), egress: Vec::new(), kernel: None, datagrams: None };
-        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048);
+        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
         let thread = worker.spawn("sleeper".to_owned(), None).unwrap();

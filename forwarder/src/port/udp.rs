@@ -248,10 +248,10 @@ impl UdpPort {
     /// `room` bytes. It takes everything that arrives at the sockets, handshakes included.
     ///
     /// # Errors
-    /// `io_uring` is not to be had.
+    /// `io_uring` is not to be had, or memory for the frames.
     pub fn new(sockets: Arc<UdpSockets>, frames: u16, room: usize) -> Result<Self, UringError> {
         let uring = Uring::new([], frames, room + MESSAGE_ROOM, frames)?;
-        let free = Arena::new(usize::from(frames), room);
+        let free = Arena::new(usize::from(frames), room).map_err(UringError::Memory)?;
         let counters = PortCounters::default();
         let (bound, receivers) = (Bound::new(), BTreeMap::new());
         let mut this = Self { sockets, uring, bound, generation: 0, receivers, free, counters };

@@ -41,6 +41,9 @@ pub enum UringError {
         "the rings of io_uring exceed the limit of locked memory: grant CAP_IPC_LOCK or raise `ulimit -l`"
     )]
     LockedMemory,
+    /// The frames.
+    #[error("{0}")]
+    Memory(io::Error),
     /// Anything else.
     #[error("io_uring: {0}")]
     Io(io::Error),
@@ -176,7 +179,7 @@ impl Uring {
             sent: VecDeque::with_capacity(usize::from(send_frames)),
             lost: 0,
         };
-        let mut arena = Arena::new(usize::from(frames), room);
+        let mut arena = Arena::new(usize::from(frames), room).map_err(UringError::Memory)?;
         while let Some(frame) = arena.take() {
             this.provide(frame);
         }

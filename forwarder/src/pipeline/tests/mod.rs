@@ -237,7 +237,8 @@ impl Gateway {
         let site = Site { number, plan };
         let cancelled = Cancelled::default();
         let tx = |position| if position == TUN { plan.tun_tx } else { plan.tx };
-        let (ports, wires): (Vec<_>, Vec<_>) = (0..6).map(|i| MemoryPort::new(512, tx(i), ROOM)).unzip();
+        let ports = (0..6).map(|i| MemoryPort::new(512, tx(i), ROOM).unwrap());
+        let (ports, wires): (Vec<_>, Vec<_>) = ports.unzip();
         let watched = |port| Box::new(Watched { port, cancelled: cancelled.clone() }) as _;
         let ports = Ports {
             all: ports.into_iter().map(watched).collect(),
@@ -246,7 +247,7 @@ impl Gateway {
             datagrams: Some(UDP),
         };
         let (counters, control) = (Arc::<LaneCounters>::default(), Arc::<Recorder>::default());
-        let lane = Lane::new(ports, counters.clone(), control.clone(), ROOM);
+        let lane = Lane::new(ports, counters.clone(), control.clone(), ROOM).unwrap();
         let [lan, tun, udp] = [0, TUN, UDP].map(|i| wires[usize::from(i)].clone());
         let wires = wires[1..=PATHS].to_vec();
         Self { site, lane, snapshot: site.snapshot(now), counters, control, lan, wires, tun, udp, cancelled }
