@@ -48,6 +48,7 @@ drops! {
     Transit, "transit", "An opened packet's destination lies behind another tunnel.";
     EcnIllegal, "ecn_illegal", "Congestion was marked on the outside of a packet that may not be marked.";
     KernelQueueFull, "kernel_queue_full", "The queue to the kernel (TUN) was full.";
+    NoTunnel, "no_tunnel", "A handshake message for a tunnel that is not there yet, or no more.";
     Mac1Wrong, "mac1_wrong", "A handshake message whose sender does not know our public key.";
     CookieRequired, "cookie_required", "Under load: a handshake message without a valid cookie.";
     HandshakeRate, "handshake_rate", "Under load: more handshake messages than one source may send.";

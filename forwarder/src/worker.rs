@@ -90,12 +90,11 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, SocketAddr};
 
     use super::*;
     use crate::drops::Drop;
     use crate::id::{InterfaceId, PeerId, TunnelId};
-    use crate::pipeline::control::Handshake;
     use crate::pipeline::{Control, Ports, Snapshot};
     use crate::publish::Publisher;
     use crate::wireguard::{Role, Session, SessionId, SessionKeys};
@@ -105,7 +104,7 @@ mod tests {
     impl Control for Nobody {
         fn want_session(&self, _: PeerId) {}
         fn want_neighbour(&self, _: InterfaceId, _: IpAddr) {}
-        fn handshake(&self, _: &Handshake) -> Result<(), Drop> {
+        fn handshake(&self, _: TunnelId, _: SocketAddr, _: &[u8]) -> Result<(), Drop> {
             Ok(())
         }
     }
@@ -129,7 +128,7 @@ mod tests {
         let snapshots = publisher.subscribe(&with_keys).unwrap();
         drop(with_keys);
         let ports = Ports { all: Vec::new(), egress: Vec::new(), kernel: None, datagrams: None };
-        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048);
+        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
         let thread = worker.spawn("sleeper".to_owned(), None).unwrap();

@@ -14,9 +14,8 @@ use crate::clock::{self, Boottime};
 use crate::drops::Drop;
 use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId, TunnelId};
 use crate::pipeline::Control;
-use crate::pipeline::control::Handshake;
 use crate::port::udp::UdpSockets;
-use crate::wireguard::message::Handshake as Message;
+use crate::wireguard::message::Handshake;
 use crate::wireguard::{Door, Stopped};
 
 /// Handshake messages that may wait, the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`.
@@ -36,7 +35,7 @@ pub struct Admitted {
     /// Who sent it.
     pub source: SocketAddr,
     /// The message.
-    pub message: Message,
+    pub message: Handshake,
 }
 
 /// The tunnels' doors.
@@ -130,14 +129,12 @@ impl Control for Handle {
         }
     }
 
-    fn handshake(&self, handshake: &Handshake) -> Result<(), Drop> {
-        let &Handshake { tunnel, source, ref message } = handshake;
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
         let now = clock::boottime();
         let loaded = self.is_loaded(now);
         let admitted = {
             let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-            // Its tunnel is not there yet, or no more.
-            let door = doors.get(&tunnel).ok_or(Drop::ControlQueueFull)?;
+            let door = doors.get(&tunnel).ok_or(Drop::NoTunnel)?;
             let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
             door.admit(now, &mut rand::rng(), source, message, loaded)
         };
@@ -170,8 +167,21 @@ mod tests {
 
     const TUNNEL: TunnelId = TunnelId(0);
 
+    /// A message on its way to a handle.
+    #[derive(Clone)]
+    struct Arriving {
+        source: SocketAddr,
+        message: Vec<u8>,
+    }
+
+    impl Arriving {
+        fn at(&self, handle: &Handle) -> Result<(), Drop> {
+            handle.handshake(TUNNEL, self.source, &self.message)
+        }
+    }
+
     /// A handle before one tunnel, and an initiation for it by a stranger, from a socket of the stranger's.
-    fn handle_and_message() -> (Handle, Handshake, std::net::UdpSocket) {
+    fn handle_and_message() -> (Handle, Arriving, std::net::UdpSocket) {
         let rng = &mut StdRng::seed_from_u64(1);
         let (own, stranger) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
         let now = clock::boottime();
@@ -192,14 +202,31 @@ mod tests {
         let payload = theirs.poll_transmit().expect("an initiation").payload;
         let source = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         source.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-        let message = Handshake {
-            tunnel: TUNNEL,
-            source: source.local_addr().expect("an address"),
-            message: payload.into_iter().collect(),
-        };
+        let message = Arriving { source: source.local_addr().expect("an address"), message: payload };
         let handle = Handle::new(sockets);
         handle.set_doors([(TUNNEL, door)].into());
         (handle, message, source)
+    }
+
+    /// Lanes hand on what begins like a handshake message: here it must have its type's exact length.
+    #[test]
+    fn a_message_of_another_length_is_malformed() {
+        let (handle, message, _source) = handle_and_message();
+        for len in [1, 147, 149] {
+            let mut other = message.clone();
+            other.message.resize(len, 0);
+            assert_eq!(other.at(&handle), Err(Drop::Malformed), "{len} bytes");
+        }
+        assert_eq!(message.at(&handle), Ok(()));
+    }
+
+    /// Before the first configuration stands, and when a reload takes a tunnel away.
+    #[test]
+    fn a_message_for_no_tunnel_is_counted_as_such() {
+        let (handle, message, _source) = handle_and_message();
+        handle.set_doors(Doors::new());
+        assert_eq!(message.at(&handle), Err(Drop::NoTunnel));
+        assert!(handle.next_handshake().is_none());
     }
 
     /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.
@@ -209,9 +236,9 @@ mod tests {
         let good = bad.clone();
         bad.message[120] ^= 1;
         for _ in 0..2 * MAX_HANDSHAKES {
-            assert_eq!(handle.handshake(&bad), Err(Drop::Mac1Wrong));
+            assert_eq!(bad.at(&handle), Err(Drop::Mac1Wrong));
         }
-        assert_eq!(handle.handshake(&good), Ok(()));
+        assert_eq!(good.at(&handle), Ok(()));
         assert!(handle.next_handshake().is_some_and(|admitted| admitted.source == good.source));
         assert!(handle.next_handshake().is_none());
     }
@@ -222,16 +249,16 @@ mod tests {
     fn a_flood_with_good_mac1_gets_cookies() {
         let (handle, message, source) = handle_and_message();
         for _ in 0..LOADED {
-            assert_eq!(handle.handshake(&message), Ok(()));
+            assert_eq!(message.at(&handle), Ok(()));
         }
-        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired));
+        assert_eq!(message.at(&handle), Err(Drop::CookieRequired));
         let mut reply = [0; 128];
         let (len, from) = source.recv_from(&mut reply).expect("a cookie reply");
         let port = handle.sockets.port(TUNNEL).expect("a port");
         assert_eq!((len, reply[0], from.port()), (64, 3, port));
 
         while handle.next_handshake().is_some() {}
-        assert_eq!(handle.handshake(&message), Err(Drop::CookieRequired), "latched");
+        assert_eq!(message.at(&handle), Err(Drop::CookieRequired), "latched");
         assert_eq!(handle.handshakes.len(), 0);
         let later = clock::boottime() + LOAD_LATCH;
         assert!(!handle.is_loaded(later));
@@ -242,9 +269,9 @@ mod tests {
     fn load_begins_at_512_and_lasts_a_second() {
         let (handle, message, _source) = handle_and_message();
         let at = |millis: u64| Boottime(Duration::from_millis(5000 + millis));
-        assert!((0..511).all(|_| handle.handshake(&message).is_ok()));
+        assert!((0..511).all(|_| message.at(&handle).is_ok()));
         assert!(!handle.is_loaded(at(0)));
-        assert_eq!(handle.handshake(&message), Ok(()));
+        assert_eq!(message.at(&handle), Ok(()));
         assert!(handle.is_loaded(at(1)));
         while handle.next_handshake().is_some() {}
         assert!(handle.is_loaded(at(1000)));
@@ -255,9 +282,9 @@ mod tests {
     #[test]
     fn handshakes_are_queued_up_to_4096() {
         let (handle, mut message, _source) = handle_and_message();
-        message.message = [&[TYPE_COOKIE_REPLY, 0, 0, 0][..], &[0; 60]].concat().into_iter().collect();
-        assert!((0..4096).all(|_| handle.handshake(&message).is_ok()));
-        assert_eq!(handle.handshake(&message), Err(Drop::ControlQueueFull));
+        message.message = [&[TYPE_COOKIE_REPLY, 0, 0, 0][..], &[0; 60]].concat();
+        assert!((0..4096).all(|_| message.at(&handle).is_ok()));
+        assert_eq!(message.at(&handle), Err(Drop::ControlQueueFull));
         assert_eq!(std::iter::from_fn(|| handle.next_handshake()).count(), 4096);
     }
 }

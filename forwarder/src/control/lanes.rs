@@ -1,5 +1,6 @@
 //! The lanes: ports opened, queues connected, threads started; and all that undone.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -84,33 +85,25 @@ impl Lanes {
             let (ports, names, to_tun) = worker_ports(topology, programs, worker, &slow)?;
             from_workers.push(to_tun);
             lanes.ports.push(names);
-            ready.push((ports, snapshots, format!("worker{worker}"), Some(topology.cores[worker])));
+            let lane = lanes.add(ports, handle)?;
+            ready.push((lane, snapshots, format!("worker{worker}"), Some(topology.cores[worker])));
         }
         let (ports, names) = slow_ports(tun, from_workers, sockets)?;
         lanes.ports.push(names);
-        ready.push((ports, slow, "slow-path".to_owned(), None));
-        // Threads start only when every port is open: a failure before leaves nothing running.
-        for (ports, snapshots, name, core) in ready {
-            lanes.spawn(ports, snapshots, name, core, handle)?;
+        ready.push((lanes.add(ports, handle)?, slow, "slow-path".to_owned(), None));
+        // Threads start only when every lane is there: a failure before leaves nothing running.
+        for (lane, snapshots, name, core) in ready {
+            let worker = Worker { lane, snapshots, stop: Arc::clone(&lanes.stop) };
+            lanes.threads.push(worker.spawn(name, core).context("cannot start a thread")?);
         }
         Ok(lanes)
     }
 
-    fn spawn(
-        &mut self,
-        ports: Ports,
-        snapshots: Subscriber,
-        name: String,
-        core: Option<usize>,
-        handle: &Arc<Handle>,
-    ) -> anyhow::Result<()> {
+    /// A lane over these ports, with counters of its own.
+    fn add(&mut self, ports: Ports, handle: &Arc<Handle>) -> io::Result<Lane> {
         let counters = Arc::<LaneCounters>::default();
-        let control = Arc::clone(handle) as Arc<dyn crate::pipeline::Control>;
-        let lane = Lane::new(ports, Arc::clone(&counters), control, SLOW_ROOM);
-        let worker = Worker { lane, snapshots, stop: Arc::clone(&self.stop) };
-        self.counters.push(counters);
-        self.threads.push(worker.spawn(name, core).context("cannot start a thread")?);
-        Ok(())
+        self.counters.push(Arc::clone(&counters));
+        Lane::new(ports, counters, Arc::clone(handle) as _, SLOW_ROOM)
     }
 
     /// Whether a thread has ended, which none does by itself.
@@ -150,7 +143,7 @@ fn worker_ports(
             names.push(PortName { name: plan.name.clone(), queue: Some(queue) });
         }
     }
-    let (to_tun, from_worker) = queue::pair(KERNEL_QUEUE, SLOW_ROOM, slow.wake_handle());
+    let (to_tun, from_worker) = queue::pair(KERNEL_QUEUE, SLOW_ROOM, slow.wake_handle())?;
     let kernel = Some(all.len() as u16);
     all.push(Box::new(to_tun));
     names.push(PortName { name: "to-kernel".into(), queue: None });

@@ -127,8 +127,8 @@ impl World {
         let sessions = [&there.next, &there.current, &there.previous];
         let knows = sessions.into_iter().flatten().any(|other| other.local_index == session.remote_index);
         if knows && session.receivable(self.now) {
-            session.commit(self.now, &[session.draw(self.now, 1).start], &mut [false]);
-            session.note_received(self.now, 32, 1, None);
+            session.commit(&[session.draw(self.now, 1).start], &mut [false]);
+            session.note_received(self.now, 1, 32, 1, None);
         }
     }
 

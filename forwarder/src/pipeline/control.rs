@@ -16,22 +16,11 @@ pub trait Control: Send + Sync {
     /// Packets wait for the MAC address of a next hop.
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr);
 
-    /// A handshake message arrived.
+    /// What begins like a handshake message (types 1 to 3) came from `source` to the tunnel's listen port.
     ///
     /// # Errors
-    /// Why it is not taken.
-    fn handshake(&self, message: &Handshake) -> Result<(), Drop>;
-}
-
-/// A handshake message (types 1 to 3) on its way to the control thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handshake {
-    /// The tunnel whose listen port it came to.
-    pub tunnel: TunnelId,
-    /// Who sent it.
-    pub source: SocketAddr,
-    /// The message.
-    pub message: ArrayVec<u8, INITIATION_LEN>,
+    /// Why it is not taken: [`Drop::Malformed`] when it is none.
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop>;
 }
 
 /// A message that the control thread wants sent by a lane, so that it leaves by the path's own port.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::control::Handshake;
 use super::lane::Io;
 use super::parse::{self, Ip};
 use super::snapshot::{FrameKey, Route, Snapshot};
@@ -15,10 +14,7 @@ use crate::drops::Drop;
 use crate::id::{InterfaceId, TunnelId};
 use crate::port::{BURST, Layer, RxFrame};
 use crate::wireguard::Session;
-use crate::wireguard::message::{
-    COOKIE_REPLY_LEN, DataHeader, INITIATION_LEN, RESPONSE_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION,
-    TYPE_RESPONSE,
-};
+use crate::wireguard::message::{DataHeader, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
 
 /// A data message with a session of ours.
 #[derive(Debug)]
@@ -63,9 +59,11 @@ pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> S
         let result = match frame.layer {
             Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
             Layer::Ip => sorted.packet(position, bytes, 0, None),
-            Layer::Datagram { tunnel, source, ds } => match handshake(tunnel, source, bytes) {
-                Some(message) => io.control.handshake(&message),
-                None => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
+            Layer::Datagram { tunnel, source, ds } => match bytes.first() {
+                Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
+                    io.control.handshake(tunnel, source, bytes)
+                }
+                _ => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
             },
         };
         if let Err(reason) = result {
@@ -173,18 +171,4 @@ fn interface(snapshot: &Snapshot, key: &FrameKey) -> Result<InterfaceId, Drop> {
 
 fn is_remote(snapshot: &Snapshot, ip: &Ip) -> bool {
     matches!(snapshot.routes.lookup(ip.destination), Some(Route::Tunnel(_)))
-}
-
-/// The handshake message in a datagram, by its type and exact length.
-fn handshake(tunnel: TunnelId, source: SocketAddr, bytes: &[u8]) -> Option<Handshake> {
-    let len = match bytes.first_chunk()? {
-        [TYPE_INITIATION, 0, 0, 0] => INITIATION_LEN,
-        [TYPE_RESPONSE, 0, 0, 0] => RESPONSE_LEN,
-        [TYPE_COOKIE_REPLY, 0, 0, 0] => COOKIE_REPLY_LEN,
-        _ => return None,
-    };
-    if bytes.len() != len {
-        return None;
-    }
-    Some(Handshake { tunnel, source, message: bytes.try_into().ok()? })
 }

@@ -119,11 +119,12 @@ fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u
     let counters: ArrayVec<u64, BURST> =
         batch.iter().filter(|o| in_run(o)).map(|o| o.message.header.counter).collect();
     let mut fresh = [false; BURST];
-    session.commit(cx.now, &counters, &mut fresh[..counters.len()]);
-    let (mut bytes, mut data, mut last) = (0, 0, None);
+    session.commit(&counters, &mut fresh[..counters.len()]);
+    let (mut packets, mut bytes, mut data, mut last) = (0, 0, 0, None);
     for (opening, fresh) in batch.iter_mut().filter(|o| in_run(o)).zip(fresh) {
         opening.fresh = fresh;
         if fresh {
+            packets += 1;
             bytes += opening.message.range.len() as u64;
             data += u64::from(plaintext_len(&opening.message) > 0);
             last = Some(&opening.message);
@@ -133,7 +134,7 @@ fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u
         // Checksums cover the whole datagram, and endpoints hardly ever move.
         let moved = !session.comes_from(last.source);
         let endpoint = moved.then(|| endpoint(last, frames)).flatten();
-        session.note_received(cx.now, bytes, data, endpoint);
+        session.note_received(cx.now, packets, bytes, data, endpoint);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A lane: what one thread needs to carry packets between its ports.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -63,10 +64,18 @@ pub(super) struct Context<'s> {
 
 impl Lane {
     /// A lane over `ports`. `room` is the largest IP packet, in bytes, that can wait in it.
-    pub fn new(ports: Ports, counters: Arc<LaneCounters>, control: Arc<dyn Control>, room: usize) -> Self {
+    ///
+    /// # Errors
+    /// There is no memory for waiting packets.
+    pub fn new(
+        ports: Ports,
+        counters: Arc<LaneCounters>,
+        control: Arc<dyn Control>,
+        room: usize,
+    ) -> io::Result<Self> {
         let rx = Vec::with_capacity(BURST * ports.all.len());
-        let io = Io { ports, counters, control, waiting: Waiting::new(room), next_id: 0 };
-        Self { io, rx, expected: Vec::new(), generation: None }
+        let io = Io { ports, counters, control, waiting: Waiting::new(room)?, next_id: 0 };
+        Ok(Self { io, rx, expected: Vec::new(), generation: None })
     }
 
     /// The ports, for polling and counters.

@@ -5,6 +5,7 @@
 //! newer ones, keeps every flow in order.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::IpAddr;
 
 use crate::clock::Boottime;
@@ -52,8 +53,8 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Takes memory for [`WAITING`] packets of at most `room` bytes, and for the one that tries again.
-    pub fn new(room: usize) -> Self {
-        Self { arena: Arena::new(WAITING + 1, room), queue: VecDeque::with_capacity(WAITING) }
+    pub fn new(room: usize) -> io::Result<Self> {
+        Ok(Self { arena: Arena::new(WAITING + 1, room)?, queue: VecDeque::with_capacity(WAITING) })
     }
 
     pub fn len(&self) -> usize {
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_first_and_a_crowd_pushes_out_only_itself() {
-        let mut waiting = Waiting::new(64);
+        let mut waiting = Waiting::new(64).unwrap();
         assert_eq!(waiting.push(B, &[0xb], Boottime::default()), None);
         for i in 0..127 {
             assert_eq!(waiting.push(A, &[i], Boottime::default()), None);
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_scan_of_dead_addresses_pushes_out_no_packet_that_waits_for_a_session() {
-        let mut waiting = Waiting::new(64);
+        let mut waiting = Waiting::new(64).unwrap();
         assert_eq!(waiting.push(A, &[0], Boottime::default()), None);
         for host in 0..200 {
             let next_hop = For::Neighbour(InterfaceId(1), [10, 0, 0, host].into(), TunnelId(0));
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_packet_without_room_is_refused() {
-        let mut waiting = Waiting::new(64);
+        let mut waiting = Waiting::new(64).unwrap();
         assert_eq!(waiting.push(A, &[0; 65], Boottime::default()), Some(Drop::TooBig));
         assert_eq!(waiting.len(), 0);
     }

@@ -1,5 +1,7 @@
 //! Frames: fixed pieces of memory that are taken at start and never given back to the system.
 
+use std::io;
+
 use super::dump;
 
 /// One piece of an [`Arena`]. Whoever holds the value owns the bytes; it cannot be cloned.
@@ -82,13 +84,12 @@ pub struct Arena {
 
 impl Arena {
     /// Takes `count` frames of `room` bytes each.
-    pub fn new(count: usize, room: usize) -> Self {
-        let free = dump::pages(count * room)
-            .chunks_exact_mut(room)
-            .zip(0..)
-            .map(|(m, i)| Frame::new(m, i))
-            .collect();
-        Self { free }
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn new(count: usize, room: usize) -> io::Result<Self> {
+        let pages = dump::pages(count * room)?.chunks_exact_mut(room);
+        Ok(Self { free: pages.zip(0..).map(|(memory, index)| Frame::new(memory, index)).collect() })
     }
 
     /// A free frame with an empty range, the one that came back last (it is still in the cache).

@@ -1,6 +1,7 @@
 //! Memory as a port: tests push frames in and take the transmitted ones out.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Arena, Destination, Layer, Port, PortCounters, RxFrame, TxFrame};
@@ -39,16 +40,19 @@ struct Wire {
 
 impl MemoryPort {
     /// A port with `rx` receive and `tx` transmit frames of `room` bytes each.
-    pub fn new(rx: usize, tx: usize, room: usize) -> (Self, MemoryWire) {
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn new(rx: usize, tx: usize, room: usize) -> io::Result<(Self, MemoryWire)> {
         let wire = Arc::new(Mutex::new(Wire::default()));
         let port = Self {
             wire: wire.clone(),
-            rx: Arena::new(rx, room),
-            tx: Arena::new(tx, room),
+            rx: Arena::new(rx, room)?,
+            tx: Arena::new(tx, room)?,
             queued: Vec::with_capacity(tx),
             counters: PortCounters::default(),
         };
-        (port, MemoryWire(wire))
+        Ok((port, MemoryWire(wire)))
     }
 
     fn wire(&self) -> std::sync::MutexGuard<'_, Wire> {

@@ -125,7 +125,7 @@ pub struct PortCounters {
     pub tx_bytes: u64,
     /// Frames that the device refused.
     pub tx_failed: u64,
-    /// Frames lost before the socket, because its RX or fill ring had no room.
+    /// Frames lost before the pipeline: the RX or fill ring had no room, or a datagram was larger than a frame.
     pub rx_lost: u64,
 }
 

@@ -3,6 +3,7 @@
 //! The worker's end, [`QueueTx`], is a [`Port`] that only transmits. The other end, [`QueueRx`], is given to
 //! a [`super::tun::TunPort`], which writes the frames where they lie and sends them back.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -13,18 +14,21 @@ use super::{Arena, Destination, Frame, Port, PortCounters, RxFrame, TxFrame};
 
 /// Connects two threads by a queue of `capacity` frames with `room` bytes each; a flush that queued
 /// something signals `wake`.
-pub fn pair(capacity: usize, room: usize, wake: Arc<EventFd>) -> (QueueTx, QueueRx) {
+///
+/// # Errors
+/// There is no memory for them.
+pub fn pair(capacity: usize, room: usize, wake: Arc<EventFd>) -> io::Result<(QueueTx, QueueRx)> {
     let forth = Arc::new(ArrayQueue::new(capacity));
     let back = Arc::new(ArrayQueue::new(capacity));
     let tx = QueueTx {
-        arena: Arena::new(capacity, room),
+        arena: Arena::new(capacity, room)?,
         forth: Arc::clone(&forth),
         back: Arc::clone(&back),
         wake,
         queued: false,
         counters: PortCounters::default(),
     };
-    (tx, QueueRx { forth, back })
+    Ok((tx, QueueRx { forth, back }))
 }
 
 /// The worker's end: it owns the frames.
@@ -126,7 +130,7 @@ mod tests {
 
     fn connected(capacity: usize) -> (QueueTx, QueueRx, Arc<EventFd>) {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let (tx, rx) = pair(capacity, 128, Arc::clone(&wake));
+        let (tx, rx) = pair(capacity, 128, Arc::clone(&wake)).unwrap();
         (tx, rx, wake)
     }
 

@@ -32,7 +32,7 @@ impl TunPort {
     /// in `from_workers`.
     ///
     /// # Errors
-    /// `io_uring` is not to be had.
+    /// `io_uring` is not to be had, or memory for the frames.
     pub fn new(
         tun: OwnedFd,
         from_workers: Vec<QueueRx>,
@@ -41,7 +41,7 @@ impl TunPort {
     ) -> Result<Self, UringError> {
         let reader = Receiver::Device(tun.as_raw_fd());
         let uring = Uring::new([reader], frames, room, frames + FROM_WORKERS)?;
-        let free = Arena::new(usize::from(frames), room);
+        let free = Arena::new(usize::from(frames), room).map_err(UringError::Memory)?;
         Ok(Self { uring, tun, from_workers, free, counters: PortCounters::default() })
     }
 

@@ -248,10 +248,10 @@ impl UdpPort {
     /// `room` bytes. It takes everything that arrives at the sockets, handshakes included.
     ///
     /// # Errors
-    /// `io_uring` is not to be had.
+    /// `io_uring` is not to be had, or memory for the frames.
     pub fn new(sockets: Arc<UdpSockets>, frames: u16, room: usize) -> Result<Self, UringError> {
         let uring = Uring::new([], frames, room + MESSAGE_ROOM, frames)?;
-        let free = Arena::new(usize::from(frames), room);
+        let free = Arena::new(usize::from(frames), room).map_err(UringError::Memory)?;
         let counters = PortCounters::default();
         let (bound, receivers) = (Bound::new(), BTreeMap::new());
         let mut this = Self { sockets, uring, bound, generation: 0, receivers, free, counters };
@@ -261,6 +261,8 @@ impl UdpPort {
 
     /// Takes in which sockets there are: reads the new ones, lets the others go.
     fn follow(&mut self) {
+        // First, for a new receiver may get the number of one that went.
+        self.close_removed();
         let generation = self.sockets.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;
@@ -284,6 +286,10 @@ impl UdpPort {
             }
             self.bound = bound;
         }
+    }
+
+    /// Closes the sockets that the ring has let go of.
+    fn close_removed(&mut self) {
         while let Some(receiver) = self.uring.next_removed() {
             self.receivers.remove(&receiver);
         }
@@ -312,17 +318,14 @@ impl Port for UdpPort {
         let before = into.len();
         while into.len() - before < max {
             let Some(Received { receiver, frame, message }) = self.uring.next_received() else { break };
-            let Some(message) = message else {
+            // Sockets give messages, and none goes before what it received has left the ring.
+            let (Some(message), Some(&(tunnel, _))) = (message, self.receivers.get(&receiver)) else {
+                self.counters.rx_lost += 1;
                 self.uring.provide(frame);
                 continue;
             };
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
-            let Some((tunnel, _)) = self.receivers.get(&receiver) else {
-                self.uring.provide(frame);
-                continue;
-            };
-            let tunnel = *tunnel;
             let layer = Layer::Datagram { tunnel, source: message.source, ds: message.tos };
             into.push(RxFrame { frame, layer, origin });
         }
@@ -359,6 +362,7 @@ impl Port for UdpPort {
 
     fn flush(&mut self) {
         self.uring.turn();
+        self.close_removed();
         while let Some(done) = self.uring.next_sent() {
             self.sent(done.frame, done.taken);
         }
@@ -369,6 +373,6 @@ impl Port for UdpPort {
     }
 
     fn counters(&self) -> PortCounters {
-        PortCounters { rx_lost: self.uring.lost(), ..self.counters }
+        PortCounters { rx_lost: self.counters.rx_lost + self.uring.lost(), ..self.counters }
     }
 }

@@ -41,6 +41,9 @@ pub enum UringError {
         "the rings of io_uring exceed the limit of locked memory: grant CAP_IPC_LOCK or raise `ulimit -l`"
     )]
     LockedMemory,
+    /// The frames.
+    #[error("{0}")]
+    Memory(io::Error),
     /// Anything else.
     #[error("io_uring: {0}")]
     Io(io::Error),
@@ -176,7 +179,7 @@ impl Uring {
             sent: VecDeque::with_capacity(usize::from(send_frames)),
             lost: 0,
         };
-        let mut arena = Arena::new(usize::from(frames), room);
+        let mut arena = Arena::new(usize::from(frames), room).map_err(UringError::Memory)?;
         while let Some(frame) = arena.take() {
             this.provide(frame);
         }
@@ -204,7 +207,8 @@ impl Uring {
         }
     }
 
-    /// The number of a receiver that the kernel has let go of.
+    /// The number of a receiver that the kernel has let go of, and whose data has been taken. [`Self::add`] may
+    /// give it out again: ask before.
     pub(super) fn next_removed(&mut self) -> Option<u16> {
         self.removed.pop_front()
     }
@@ -312,10 +316,11 @@ impl Uring {
                 continue;
             };
             let user_data = number as u64;
-            if leaving && !armed {
+            let waits = |received: &Received| usize::from(received.receiver) == number;
+            if leaving && !armed && !self.received.iter().any(waits) {
                 self.receivers[number] = None;
                 self.removed.push_back(number as u16);
-            } else if leaving && !cancelled {
+            } else if leaving && armed && !cancelled {
                 let entry = opcode::AsyncCancel::new(user_data).build().user_data(CANCEL);
                 let cancelled = self.push(&entry);
                 self.receivers[number] = Some(Armed { receiver, armed, leaving, cancelled });

@@ -131,7 +131,8 @@ impl XskPort {
         // SAFETY: nobody else knows the chunk yet; only its address is kept.
         let first = unsafe { bound.umem.data_mut(&mut bound.chunks[0]) }.contents_mut().as_mut_ptr();
         // The first chunk begins where the UMEM does, and that is where a page begins.
-        dump::leave_out(first.wrapping_byte_sub(HEADROOM as usize), request.bytes() as usize);
+        let memory = first.wrapping_byte_sub(HEADROOM as usize);
+        dump::leave_out(memory, request.bytes() as usize).map_err(XskCause::Io)?;
         let mut this = Self {
             port,
             mode: request.mode,

@@ -1,6 +1,7 @@
 //! A tunnel whose peers, keys and settings change while it runs.
 
 use super::*;
+use crate::wireguard::Session;
 use crate::wireguard::message::INITIATION_LEN;
 
 const PEER: PeerId = PeerId(3);

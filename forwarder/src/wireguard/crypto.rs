@@ -10,7 +10,7 @@ use hmac::SimpleHmac;
 use rand::CryptoRng;
 use subtle::ConstantTimeEq as _;
 use x25519_dalek::StaticSecret;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing, zeroize_stack};
 
 use super::message::MAC_LEN;
 
@@ -59,7 +59,7 @@ impl PrivateKey {
 
     /// Whether it is none: all zero.
     pub fn is_zero(&self) -> bool {
-        self.0 == [0; 32]
+        self.0.ct_eq(&[0; 32]).into()
     }
 
     pub(super) fn secret(&self) -> StaticSecret {
@@ -82,14 +82,8 @@ pub(super) fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
         work()
     }
 
-    #[inline(never)]
-    #[allow(clippy::large_stack_arrays)] // That it lies on the stack is the point.
-    fn wipe() {
-        std::hint::black_box(&mut [0_u8; USED]).zeroize();
-    }
-
     let result = apart(work);
-    wipe();
+    zeroize_stack::<USED>();
     result
 }
 
@@ -230,16 +224,29 @@ mod tests {
         }
     }
 
-    /// Section 5.4: a key of small order gives no secret, on either curve.
+    /// Section 5.4: a key of small order gives no secret, on either curve. These are all of them: 0, 1, the two of
+    /// order 8, and p - 1, p and p + 1; the top bit is ignored.
     #[test]
     fn small_order_is_refused() {
-        for public in [[0; 32], {
-            let mut one = [0; 32];
-            one[0] = 1;
-            one
-        }] {
-            assert!(Point::new(&public).dh(&StaticSecret::from([9; 32])).is_none());
-            assert!(lifted(public).is_none_or(|point| point.dh(&StaticSecret::from([9; 32])).is_none()));
+        let small = [
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        for (text, top) in small.into_iter().flat_map(|text| [(text, 0), (text, 0x80)]) {
+            let mut public = [0; 32];
+            hex::decode_to_slice(text, &mut public).expect("hex");
+            public[31] |= top;
+            let unlifted = Point { montgomery: public.into(), edwards: None };
+            let lifted = lifted(public);
+            assert_eq!(lifted.is_none(), text.starts_with("ec"), "{text}: p - 1 alone is on the twist");
+            for point in [Some(Point::new(&public)), Some(unlifted), lifted].into_iter().flatten() {
+                assert!(point.dh(&StaticSecret::from([9; 32])).is_none(), "{text}, {top:#x}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 // The whitepaper and its readers count in seconds.
 #![allow(clippy::duration_suboptimal_units)]
 
+mod context;
 mod cookie;
 mod crypto;
 mod door;
@@ -17,10 +18,12 @@ mod limiter;
 mod mac;
 pub mod message;
 mod noise;
+mod outbox;
 mod peer;
 mod replay;
 mod session;
 mod shared;
+mod slots;
 mod tai64n;
 #[cfg(test)]
 mod tests;
@@ -34,10 +37,12 @@ pub use crypto::{PrivateKey, PublicKey};
 pub use door::{Door, Stopped};
 #[cfg(feature = "keylog")]
 pub use noise::keylog::HandshakeSecrets;
+pub use outbox::{Event, Transmit};
 pub use session::{Endpoint, Role, Session, SessionId, SessionKeys};
 pub use shared::Shared;
+pub use slots::Slots;
 pub use traffic::{Direction, Traffic};
-pub use tunnel::{Event, PeerConfig, PeerStatus, Refusal, Slots, Transmit, Tunnel};
+pub use tunnel::{PeerConfig, PeerStatus, Refusal, Tunnel};
 
 use std::time::Duration;
 

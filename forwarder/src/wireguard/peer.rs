@@ -1,27 +1,26 @@
-//! One peer of a tunnel: its handshakes, session slots and endpoint.
+//! One peer of a tunnel: its handshakes and endpoint, and when its sessions must be renewed.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::CryptoRng;
-use x25519_dalek::StaticSecret;
-
+use super::context::Context;
 use super::cookie::Jar;
-use super::crypto::{PublicKey, on_wiped_stack};
+use super::crypto::PublicKey;
 use super::mac::Mac1Key;
 use super::message::{CookieReply, Initiation, Response};
 use super::noise::{self, Identity, Initiated, Opened, PeerKeys};
+use super::outbox::{Event, Outbox, Transmit};
 use super::session::{Role, Session, SessionId, SessionKeys};
-use super::shared::{Index, Shared};
+use super::shared::Index;
+use super::slots::{Held, HeldSlots, Slots};
 use super::tai64n::Tai64n;
 use super::timers::{Due, Timers};
 use super::traffic::Traffic;
-use super::tunnel::{Event, PeerConfig, PeerStatus, Refusal, Slots, Transmit};
-use super::{REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER};
+use super::tunnel::{PeerConfig, PeerStatus, Refusal};
+use super::{REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT};
 use crate::clock::{Boottime, Wall};
-use crate::id::{PeerId, TunnelId};
+use crate::id::PeerId;
 
 /// Initiations of one peer that come faster than this are refused.
 const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,54 +33,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How often they are swept while the peer's first data would let waiting packets go.
 const SWEEP_UNCONFIRMED: Duration = Duration::from_millis(10);
 
-/// What a peer works with, for the length of one call.
-pub(super) struct Context<'a> {
-    pub(super) tunnel: TunnelId,
-    pub(super) identity: &'a Identity,
-    pub(super) shared: &'a Arc<Shared>,
-    pub(super) now: Boottime,
-    pub(super) wall: Wall,
-    pub(super) rng: &'a mut dyn CryptoRng,
-    pub(super) outbox: &'a mut Outbox,
-}
-
-/// What a tunnel wants done.
-#[derive(Default)]
-pub(super) struct Outbox {
-    pub(super) transmits: VecDeque<Transmit>,
-    pub(super) events: VecDeque<Event>,
-    #[cfg(feature = "keylog")]
-    pub(super) secrets: VecDeque<noise::keylog::HandshakeSecrets>,
-}
-
-impl Outbox {
-    /// Forgets what concerns a peer that is no more.
-    pub(super) fn forget(&mut self, peer: PeerId) {
-        self.transmits.retain(|transmit| transmit.peer != Some(peer));
-        self.events.retain(|event| event.peer() != peer);
-    }
-}
-
-impl Context<'_> {
-    fn event(&mut self, event: Event) {
-        self.outbox.events.push_back(event);
-    }
-
-    /// Boxed, so that no move leaves a copy.
-    #[allow(clippy::unnecessary_box_returns)]
-    #[cfg_attr(not(feature = "keylog"), allow(unused_variables))]
-    fn ephemeral(&mut self, peer: &PeerKeys) -> Box<StaticSecret> {
-        let ephemeral = on_wiped_stack(|| Box::new(StaticSecret::random_from_rng(&mut *self.rng)));
-        #[cfg(feature = "keylog")]
-        self.outbox.secrets.push_back(noise::keylog::HandshakeSecrets::new(self.identity, peer, &ephemeral));
-        ephemeral
-    }
-
-    fn jitter(&mut self) -> Duration {
-        REKEY_TIMEOUT_JITTER.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
-    }
-}
-
 pub(super) struct Peer {
     id: PeerId,
     keys: PeerKeys,
@@ -93,9 +44,7 @@ pub(super) struct Peer {
     traffic: Arc<Traffic>,
     /// Our initiation that waits for its response.
     pending: Option<Pending>,
-    previous: Option<Held>,
-    current: Option<Held>,
-    next: Option<Held>,
+    sessions: HeldSlots,
     timers: Timers,
     /// The peer's greatest timestamp, for as long as the tunnel lives.
     greatest: Option<Tai64n>,
@@ -111,12 +60,6 @@ pub(super) struct Peer {
 struct Pending {
     index: Index,
     handshake: Initiated,
-}
-
-/// A session in a slot; its index is free when it leaves.
-struct Held {
-    session: Arc<Session>,
-    _index: Index,
 }
 
 impl Peer {
@@ -136,9 +79,7 @@ impl Peer {
             pinned: false,
             traffic,
             pending: None,
-            previous: None,
-            current: None,
-            next: None,
+            sessions: HeldSlots::default(),
             timers,
             greatest: None,
             initiation_accepted: None,
@@ -208,8 +149,8 @@ impl Peer {
         self.promote_confirmed(cx);
         // Simultaneous initiations cancel each other: ours may not be answered any more.
         let crossed = self.pending.take().is_some();
-        self.previous = None;
-        self.next = Some(self.derive(cx, index, remote_index, keys, Role::Responder));
+        let session = self.derive(cx, index, remote_index, keys, Role::Responder);
+        self.sessions.put_next(session);
         cx.event(Event::Sessions(self.id));
         self.heard_from(cx, source);
         self.timers.response_sent(cx.now);
@@ -237,11 +178,7 @@ impl Peer {
         };
         let session = self.derive(cx, pending.index, message.sender, keys, Role::Initiator);
         self.promote_confirmed(cx);
-        // The peer goes on sending with current. A next that it has not used for the 5 s before our initiation
-        // comes from initiations that crossed; the kernel keeps that one instead, and loses packets.
-        let crossed = self.next.take();
-        self.previous = self.current.take().filter(|held| held.session.receivable(cx.now)).or(crossed);
-        self.current = Some(session);
+        self.sessions.put_current(session, cx.now);
         self.complete(cx);
         self.heard_from(cx, source);
         // The responder may send only when it has seen that we have the keys.
@@ -257,7 +194,7 @@ impl Peer {
     /// Asks for a handshake, unless the current session will do.
     pub(super) fn want_session(&mut self, cx: &mut Context<'_>) {
         self.sweep(cx);
-        if !self.sendable(cx.now) {
+        if !self.sessions.sendable(cx.now) {
             self.start_handshake(cx);
         }
     }
@@ -285,12 +222,7 @@ impl Peer {
     }
 
     pub(super) fn slots(&self) -> Slots {
-        let session = |held: &Option<Held>| held.as_ref().map(|held| Arc::clone(&held.session));
-        Slots {
-            previous: session(&self.previous),
-            current: session(&self.current),
-            next: session(&self.next),
-        }
+        self.sessions.slots()
     }
 
     pub(super) fn status(&self) -> PeerStatus {
@@ -311,7 +243,7 @@ impl Peer {
     fn run(&mut self, cx: &mut Context<'_>, due: Due) {
         match due {
             Due::Retry => self.initiate(cx),
-            Due::Keepalive if self.sendable(cx.now) => cx.event(Event::Keepalive(self.id)),
+            Due::Keepalive if self.sessions.sendable(cx.now) => cx.event(Event::Keepalive(self.id)),
             Due::Keepalive | Due::Handshake => self.start_handshake(cx),
             Due::GiveUp => {
                 self.pending = None;
@@ -326,9 +258,7 @@ impl Peer {
 
     fn forget_sessions(&mut self) {
         self.pending = None;
-        self.previous = None;
-        self.current = None;
-        self.next = None;
+        self.sessions.clear();
     }
 
     fn start_handshake(&mut self, cx: &mut Context<'_>) {
@@ -377,9 +307,7 @@ impl Peer {
 
     /// The responder's next session becomes current when the peer has used it.
     fn promote_confirmed(&mut self, cx: &mut Context<'_>) {
-        if self.next.as_ref().is_some_and(|next| next.session.confirmed()) {
-            self.previous = self.current.take();
-            self.current = self.next.take();
+        if self.sessions.promote_confirmed() {
             self.complete(cx);
         }
     }
@@ -407,13 +335,9 @@ impl Peer {
         }
     }
 
-    fn sendable(&self, now: Boottime) -> bool {
-        self.current.as_ref().is_some_and(|current| current.session.sendable(now))
-    }
-
     /// Whether traffic since the last call calls for a new session (section 6.2).
     fn must_rekey(&mut self, now: Boottime) -> bool {
-        let Some(Held { session, .. }) = &self.current else { return false };
+        let Some(session) = self.sessions.current() else { return false };
         let initiator = session.role == Role::Initiator;
         let older = |at: Option<Boottime>, age| at.is_some_and(|at| at.since(session.created) >= age);
 
@@ -431,12 +355,10 @@ impl Peer {
     }
 
     fn next_sweep(&self) -> Option<(Boottime, &'static str)> {
-        let fresh = |held: &Held| self.swept.since(held.session.created) < REKEY_TIMEOUT;
-        if !self.sendable(self.swept) && self.next.as_ref().is_some_and(fresh) {
+        if self.sessions.unconfirmed(self.swept, REKEY_TIMEOUT) {
             return Some((self.swept + SWEEP_UNCONFIRMED, "first data"));
         }
-        let any = self.current.is_some() || self.next.is_some();
-        any.then_some((self.swept + SWEEP, "sweep"))
+        self.sessions.any().then_some((self.swept + SWEEP, "sweep"))
     }
 }
 

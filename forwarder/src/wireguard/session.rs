@@ -129,18 +129,18 @@ impl Session {
     }
 
     /// Runs authentic counters through the replay window, under its lock, in order, and writes to
-    /// `fresh[i]` whether `counters[i]` is new. Notes that authentic messages arrived.
-    pub fn commit(&self, _now: Boottime, counters: &[u64], fresh: &mut [bool]) {
-        let mut accepted = 0;
+    /// `fresh[i]` whether `counters[i]` is new. The first new one confirms the session; none is counted
+    /// here, see [`Self::note_received`].
+    pub fn commit(&self, counters: &[u64], fresh: &mut [bool]) {
+        let mut any = false;
         {
             let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
             for (&counter, fresh) in counters.iter().zip(fresh) {
                 *fresh = replay.accept(counter);
-                accepted += u64::from(*fresh);
+                any |= *fresh;
             }
         }
-        if accepted > 0 {
-            self.traffic.received.count(accepted, 0);
+        if any {
             self.confirm();
         }
     }
@@ -157,11 +157,17 @@ impl Session {
         self.traffic.source.known_is(remote)
     }
 
-    /// Notes that `bytes` bytes of UDP payload of fresh, authentic messages came in, `data` of which
-    /// were not empty, the latest from `endpoint`, if its outer checksums were right. Their number is
-    /// counted by [`Self::commit`].
-    pub fn note_received(&self, now: Boottime, bytes: u64, data: u64, endpoint: Option<Endpoint>) {
-        self.traffic.received.count(0, bytes);
+    /// Notes that `packets` fresh, authentic messages with `bytes` bytes of UDP payload came in, `data` of
+    /// which were not empty, the latest from `endpoint`, if its outer checksums were right.
+    pub fn note_received(
+        &self,
+        now: Boottime,
+        packets: u64,
+        bytes: u64,
+        data: u64,
+        endpoint: Option<Endpoint>,
+    ) {
+        self.traffic.received.count(packets, bytes);
         self.traffic.received.mark(now, data > 0);
         if let Some(endpoint) = endpoint {
             self.traffic.source.note(endpoint);
@@ -257,11 +263,21 @@ mod tests {
     fn commit_tells_fresh_from_replayed() {
         let session = session();
         let mut fresh = [false; 4];
-        session.commit(at(1), &[REJECT_AFTER_MESSAGES], &mut fresh);
+        session.commit(&[REJECT_AFTER_MESSAGES], &mut fresh);
         assert!(!fresh[0] && !session.confirmed());
-        session.commit(at(1), &[3, 1, 3, 2], &mut fresh);
+        session.commit(&[3, 1, 3, 2], &mut fresh);
         assert_eq!(fresh, [true, true, false, true]);
         assert!(session.confirmed());
-        assert_eq!(session.traffic.received.packets(), 3);
+    }
+
+    /// Packets and bytes are counted together, so that no reader sees a packet without its bytes.
+    #[test]
+    fn a_received_packet_is_counted_with_its_bytes() {
+        let session = session();
+        let received = || (session.traffic.received.packets(), session.traffic.received.bytes());
+        session.commit(&[0, 1], &mut [false; 2]);
+        assert_eq!(received(), (0, 0));
+        session.note_received(at(1), 2, 96, 1, None);
+        assert_eq!(received(), (2, 96));
     }
 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 use rand::CryptoRng;
 use zeroize::Zeroize;
 
+use super::context::Context;
 use super::crypto::{PrivateKey, PublicKey};
 use super::door::{Door, Stopped};
 use super::message::Handshake;
 use super::noise::{self, Identity, PeerKeys};
-use super::peer::{Context, Outbox, Peer};
+use super::outbox::{Event, Outbox, Transmit};
+use super::peer::Peer;
 use super::shared::Shared;
-use super::{HANDSHAKE_DS, Session};
+use super::slots::Slots;
 use crate::clock::{Boottime, Wall};
 use crate::id::{PeerId, TunnelId};
 
@@ -46,57 +48,6 @@ impl std::fmt::Debug for PeerConfig {
         fields.field("endpoint", &self.endpoint).field("persistent_keepalive", &self.persistent_keepalive);
         fields.finish_non_exhaustive()
     }
-}
-
-/// A datagram to send.
-#[derive(Clone, Debug)]
-pub struct Transmit {
-    /// The peer it is for; `None` for a cookie reply, which goes back by the socket it came from.
-    pub peer: Option<PeerId>,
-    /// Where to.
-    pub to: SocketAddr,
-    /// The WireGuard message.
-    pub payload: Vec<u8>,
-}
-
-impl Transmit {
-    /// The outer header's DS byte. Cookie replies carry no mark, as the kernel's do not.
-    pub fn ds(&self) -> u8 {
-        if self.peer.is_some() { HANDSHAKE_DS } else { 0 }
-    }
-}
-
-/// Something the owner must act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The peer's session slots changed: publish them to the workers.
-    Sessions(PeerId),
-    /// The peer's endpoint moved: publish it, look up its egress.
-    Endpoint(PeerId),
-    /// An empty message is due to the peer on its current session.
-    Keepalive(PeerId),
-    /// Initiations went unanswered for [`super::REKEY_ATTEMPT_TIME`]: drop what waits for the peer.
-    GaveUp(PeerId),
-}
-
-impl Event {
-    /// Whom it concerns.
-    pub fn peer(self) -> PeerId {
-        match self {
-            Self::Sessions(peer) | Self::Endpoint(peer) | Self::Keepalive(peer) | Self::GaveUp(peer) => peer,
-        }
-    }
-}
-
-/// A peer's sessions (section 6.3): what to send with, and what to accept.
-#[derive(Clone, Debug, Default)]
-pub struct Slots {
-    /// The one before current; accepted only.
-    pub previous: Option<Arc<Session>>,
-    /// Sent with and accepted.
-    pub current: Option<Arc<Session>>,
-    /// A responder's new session until its first authentic data; accepted only.
-    pub next: Option<Arc<Session>>,
 }
 
 /// Why a handshake message was refused.

@@ -133,14 +133,14 @@ impl Lane {
         let (bytes, data) = (message.len() as u64, u64::from(!packet.is_empty()));
         let endpoint = Some(Endpoint { remote: source });
         if self.bug == Some(Bug::RoamsTooEarly) {
-            session.note_received(now, bytes, data, endpoint);
+            session.note_received(now, 1, bytes, data, endpoint);
         }
         let mut fresh = [false];
-        session.commit(now, &[header.counter], &mut fresh);
+        session.commit(&[header.counter], &mut fresh);
         if !fresh[0] && self.bug != Some(Bug::NoReplayWindow) {
             return None;
         }
-        session.note_received(now, bytes, data, endpoint);
+        session.note_received(now, 1, bytes, data, endpoint);
         Some(Accepted { session: Arc::clone(session), packet })
     }
 

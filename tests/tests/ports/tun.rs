@@ -121,7 +121,7 @@ fn workers_packets_reach_the_kernel_in_order_without_a_copy() {
         let socket = kernel_socket();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
         let (queues, ends): (Vec<QueueTx>, Vec<_>) =
-            (0..2).map(|_| pair(128, 2048, Arc::clone(&wake))).unzip();
+            (0..2).map(|_| pair(128, 2048, Arc::clone(&wake)).unwrap()).unzip();
         let mut port = TunPort::new(tun, ends, 16, 2048).unwrap();
         let workers: Vec<_> =
             queues.into_iter().zip(0..).map(|(q, id)| std::thread::spawn(move || work(q, id))).collect();

@@ -277,8 +277,7 @@ fn handshakes_leave_by_the_path_and_reach_the_control_thread() {
     world.b.udp.push(Layer::Datagram { tunnel: TunnelId(2), source, ds: 0 }, message);
     world.settle();
     let handshakes = world.b.control.handshakes.lock().unwrap();
-    let expected = Handshake { tunnel: TunnelId(2), source, message: message.into_iter().collect() };
-    assert_eq!(*handshakes, [expected]);
+    assert_eq!(*handshakes, [(TunnelId(2), source, message.to_vec())]);
 }
 
 /// An empty message is noted as received, and nothing goes further.

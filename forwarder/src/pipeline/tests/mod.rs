@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::control::{Control, Handshake};
+use super::control::Control;
 use super::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Tunnel};
 use super::{Lane, LaneCounters, Ports, Snapshot, flow, parse};
 use crate::aead::Key;
@@ -28,6 +28,7 @@ use crate::drops::Drop;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::port::memory::{MemoryPort, MemoryWire, Sent};
 use crate::port::{Layer, Port, PortCounters, RxFrame, TxFrame};
+use crate::wireguard::message::Handshake;
 use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
 const PATHS: usize = 3;
@@ -236,7 +237,8 @@ impl Gateway {
         let site = Site { number, plan };
         let cancelled = Cancelled::default();
         let tx = |position| if position == TUN { plan.tun_tx } else { plan.tx };
-        let (ports, wires): (Vec<_>, Vec<_>) = (0..6).map(|i| MemoryPort::new(512, tx(i), ROOM)).unzip();
+        let ports = (0..6).map(|i| MemoryPort::new(512, tx(i), ROOM).unwrap());
+        let (ports, wires): (Vec<_>, Vec<_>) = ports.unzip();
         let watched = |port| Box::new(Watched { port, cancelled: cancelled.clone() }) as _;
         let ports = Ports {
             all: ports.into_iter().map(watched).collect(),
@@ -245,7 +247,7 @@ impl Gateway {
             datagrams: Some(UDP),
         };
         let (counters, control) = (Arc::<LaneCounters>::default(), Arc::<Recorder>::default());
-        let lane = Lane::new(ports, counters.clone(), control.clone(), ROOM);
+        let lane = Lane::new(ports, counters.clone(), control.clone(), ROOM).unwrap();
         let [lan, tun, udp] = [0, TUN, UDP].map(|i| wires[usize::from(i)].clone());
         let wires = wires[1..=PATHS].to_vec();
         Self { site, lane, snapshot: site.snapshot(now), counters, control, lan, wires, tun, udp, cancelled }
@@ -353,7 +355,7 @@ impl World {
 struct Recorder {
     sessions: Mutex<Vec<PeerId>>,
     neighbours: Mutex<Vec<(InterfaceId, IpAddr)>>,
-    handshakes: Mutex<Vec<Handshake>>,
+    handshakes: Mutex<Vec<(TunnelId, SocketAddr, Vec<u8>)>>,
     full: AtomicBool,
 }
 
@@ -364,11 +366,12 @@ impl Control for Recorder {
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         self.neighbours.lock().unwrap().push((interface, address));
     }
-    fn handshake(&self, message: &Handshake) -> Result<(), Drop> {
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+        Handshake::parse(message).ok_or(Drop::Malformed)?;
         if self.full.load(Ordering::Relaxed) {
             return Err(Drop::ControlQueueFull);
         }
-        self.handshakes.lock().unwrap().push(message.clone());
+        self.handshakes.lock().unwrap().push((tunnel, source, message.to_vec()));
         Ok(())
     }
 }

@@ -165,13 +165,13 @@ impl Node {
         aead::open(&mut jobs);
         let mut fresh = [false];
         if jobs[0].authentic {
-            session.commit(now, &[counter], &mut fresh);
+            session.commit(&[counter], &mut fresh);
         }
         if !fresh[0] {
             return None;
         }
         let endpoint = (!session.comes_from(source)).then_some(Endpoint { remote: source });
-        session.note_received(now, message.len() as u64, u64::from(!packet.is_empty()), endpoint);
+        session.note_received(now, 1, message.len() as u64, u64::from(!packet.is_empty()), endpoint);
         Some(packet)
     }
 }
