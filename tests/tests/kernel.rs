@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
+use xtask::test::not_run;
 
 // Reading
 
@@ -55,7 +56,8 @@ fn vlans_where_the_kernel_has_them() {
     isolated(|| async {
         ip("link add v0 type veth peer name v1");
         if !can("link add link v0 name tagged type vlan id 10") {
-            return not_run("802.1Q");
+            not_run("vlans_where_the_kernel_has_them", "the kernel has no 802.1Q driver");
+            return Ok(());
         }
         ip("link add link v0 name service type vlan proto 802.1ad id 20");
         let view = Kernel::connect()?.view().await?;
@@ -71,7 +73,8 @@ fn vlans_where_the_kernel_has_them() {
 fn an_lacp_bond_where_the_kernel_has_it() {
     isolated(|| async {
         if !can("link add bond0 type bond mode 802.3ad lacp_rate fast miimon 100") {
-            return not_run("bonding");
+            not_run("an_lacp_bond_where_the_kernel_has_it", "the kernel has no bonding driver");
+            return Ok(());
         }
         ip("link add bond1 type bond mode 802.3ad lacp_rate fast miimon 100");
         for port in 0..2_u8 {
@@ -575,12 +578,6 @@ fn ip(arguments: &str) -> String {
 fn can(arguments: &str) -> bool {
     let status = Command::new("ip").args(arguments.split(' ')).stderr(Stdio::null()).status();
     status.expect("iproute2").success()
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "it ends a test")]
-fn not_run(option: &str) -> Result<(), Error> {
-    println!("not run: this kernel has no {option}");
-    Ok(())
 }
 
 /// Everything that a forwarder could leave behind.
