@@ -29,7 +29,7 @@ pub enum Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
-        Bench::Aead(options) => aead::run(options),
+        Bench::Aead(options) => aead::run(options, progress),
         Bench::Flood(options) => in_lab(options.lab_only, progress, || flood::run(options, progress)),
         Bench::Handshake(options) => {
             if !options.lab_only {

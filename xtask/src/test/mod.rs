@@ -54,8 +54,9 @@ enum Outcome {
 pub fn run(options: Options) -> Result<ExitCode> {
     let progress = Progress::start();
     elevate::check()?;
-    install::install(progress, install::BUILD)?;
-    install::install(progress, install::LAB)?;
+    for needs in [install::BUILD, install::PLANTING, install::LAB] {
+        install::install(progress, needs)?;
+    }
 
     let matrix = Rc::new(Matrix::create(&workspace::target()?)?);
     let mut rows = Vec::new();
