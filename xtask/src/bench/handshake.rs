@@ -95,7 +95,6 @@ pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
 /// # Errors
 /// The lab fails, or forwarder is not ahead.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
-    lab::remove_on_signal()?;
     let bench = workspace::program("release", "bench")?;
     let lab = Lab::build(lab::Options { ports: 1, ..lab::Options::default() })?;
     add_peers(&lab, &bench)?;

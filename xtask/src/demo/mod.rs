@@ -81,7 +81,6 @@ fn run_elevated() -> Result<()> {
 }
 
 fn run_in_lab(options: &Options, progress: Progress) -> Result<()> {
-    lab::remove_on_signal()?;
     let bond = lab::kernel_has("bond")?;
     progress.step(format!("building two sites: {}", if bond { "bond0, 802.3ad" } else { NO_BONDING }));
     let mut lab = Lab::build(lab::Options { bond, ..lab::Options::default() })?;

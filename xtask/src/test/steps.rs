@@ -22,8 +22,8 @@ use crate::{elevate, lab_kernel, uml, workspace};
 /// `build-ebpf` ends with this when no toolchain here can build for BPF.
 const NO_EBPF_TOOLCHAIN: i32 = 2;
 
-/// The test that meets other implementations.
-const INTEROP: &str = "interop";
+/// The tests that meet other implementations.
+const INTEROP: [&str; 2] = ["interop", "lab"];
 /// A feature that packages leave out, and the test of it.
 const KEYLOG: &str = "keylog";
 
@@ -167,7 +167,7 @@ fn kernel_tests(target: &str, progress: Progress, options: Options, matrix: &Mat
     }
     let packages = ["-p", "forwarder", "-p", "bench", "-p", "tests"];
     workspace::cargo().args(["build", "--locked"]).args(packages).visibly()?;
-    if target == INTEROP {
+    if INTEROP.contains(&target) {
         for implementation in Implementation::ALL {
             if let Err(error) = implementation.install(progress) {
                 // Tests that need it find out themselves, and say that they cannot run.
