@@ -149,15 +149,23 @@ fn kernel_test_targets() -> Result<Vec<String>> {
         name: String,
         targets: Vec<Target>,
     }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-        kind: Vec<String>,
-    }
     let json = workspace::cargo().args(["metadata", "--no-deps", "--format-version=1", "--locked"]).text()?;
     let packages = serde_json::from_str::<Metadata>(&json)?.packages.into_iter();
     let targets = packages.filter(|package| package.name == "tests").flat_map(|package| package.targets);
-    Ok(targets.filter(|target| target.kind == ["test"]).map(|target| target.name).collect())
+    Ok(targets.filter(Target::is_test).map(|target| target.name).collect())
+}
+
+/// A target of a package, as cargo describes it.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Target {
+    fn is_test(&self) -> bool {
+        self.kind == ["test"]
+    }
 }
 
 /// Builds one of them, and what it runs, as the invoking user; runs it as root.
@@ -200,19 +208,25 @@ fn build_with_keylog() -> Result<()> {
 }
 
 fn build_test(target: &str) -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Artifact {
-        executable: Option<PathBuf>,
-    }
     let mut command = workspace::cargo();
     command.args(["test", "--no-run", "--locked", "-p", "tests", "--test", target]);
     command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = command.output()?;
     ensure!(output.status.success(), "the tests in {target} do not compile");
-    let lines = output.stdout.split(|&byte| byte == b'\n');
-    let artifacts = lines.filter_map(|line| serde_json::from_slice(line).ok());
-    let program = artifacts.filter_map(|artifact: Artifact| artifact.executable).next_back();
-    program.with_context(|| format!("cargo names no program of the tests in {target}"))
+    program_of(target, &output.stdout)
+        .with_context(|| format!("cargo names no program of the tests in {target}"))
+}
+
+/// The program of the tests in `target`. cargo names those that they run, too, and in no order.
+fn program_of(target: &str, messages: &[u8]) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Artifact {
+        target: Target,
+        executable: Option<PathBuf>,
+    }
+    let lines = messages.split(|&byte| byte == b'\n');
+    let mut artifacts = lines.filter_map(|line| serde_json::from_slice::<Artifact>(line).ok());
+    artifacts.find(|artifact| artifact.target.is_test() && artifact.target.name == target)?.executable
 }
 
 fn forwarder() -> Result<PathBuf> {
@@ -283,4 +297,22 @@ fn show(stream: impl Read) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_of_a_test_is_told_from_those_that_it_runs() {
+        let message = |kind: &str, name: &str| {
+            let program = format!("/{kind}/{name}");
+            let target = serde_json::json!({ "kind": [kind], "name": name });
+            serde_json::json!({ "reason": "compiler-artifact", "target": target, "executable": program })
+                .to_string()
+        };
+        let messages = [message("bin", "lab"), message("test", "lab"), message("bin", "guarded")].join("\n");
+        assert_eq!(program_of("lab", messages.as_bytes()), Some("/test/lab".into()));
+        assert_eq!(program_of("clear", messages.as_bytes()), None);
+    }
 }
