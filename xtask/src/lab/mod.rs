@@ -42,6 +42,8 @@ pub use netns::Netns;
 pub use site::Site;
 
 use crate::command::Run as _;
+use crate::progress::Progress;
+use crate::{elevate, install, workspace};
 use eavesdrop::Eavesdropper;
 
 /// Every namespace of a lab begins with this and the process id.
@@ -221,6 +223,18 @@ impl Lab {
         let line = format!("link add {} type veth peer {}", end(near, near_port), end(far, far_port));
         Command::new("ip").args(line.split_whitespace()).quietly()
     }
+}
+
+/// Installs and builds, as the invoking user, what measurements in a lab take.
+///
+/// # Errors
+/// Something is missing and cannot be installed, it does not compile, or there will be no way to become root.
+pub fn prepare(progress: Progress) -> Result<()> {
+    elevate::check()?;
+    install::install(progress, install::BUILD)?;
+    install::install(progress, install::LAB)?;
+    progress.step("building forwarder and the generator (a few minutes the first time)");
+    workspace::build_release(&["forwarder", "bench"])
 }
 
 /// Whether the kernel can make a device of this type (`bond`, `wireguard`, `vlan id 1`, ...).
