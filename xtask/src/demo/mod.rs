@@ -123,7 +123,7 @@ fn how_to_enter(lab: &Lab) -> String {
     )
 }
 
-/// `cargo xtask lab-down`: removes the labs that were kept.
+/// `cargo xtask lab-down`: removes all labs, even of demos and tests that run.
 ///
 /// # Errors
 /// Not root, or `ip` cannot remove a namespace.
