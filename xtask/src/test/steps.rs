@@ -101,7 +101,24 @@ fn workspace_tests() -> Result<Outcome> {
     } else {
         command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     }
-    tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))
+    Ok(match tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))? {
+        Outcome::Ran(tally) => Outcome::Ran(tally.plus(engines_not_run())),
+        not_run @ Outcome::NotRun(_) => not_run,
+    })
+}
+
+/// The AEAD engines that their tests leave out, as this processor lacks their instructions.
+fn engines_not_run() -> Tally {
+    // Of each the instructions that came last to processors.
+    let engines =
+        [("avx512", is_x86_feature_detected!("avx512ifma")), ("avx2", is_x86_feature_detected!("avx2"))];
+    lacking(engines.into_iter().filter_map(|(engine, there)| (!there).then_some(engine)))
+}
+
+fn lacking<'a>(engines: impl Iterator<Item = &'a str>) -> Tally {
+    let reason = |engine| format!("the AEAD engine {engine}: this processor cannot run it");
+    let not_run: Vec<_> = engines.map(reason).collect();
+    Tally { skipped: not_run.len() as u64, not_run, ..Tally::default() }
 }
 
 /// The models need loom's types in place of std's, which other tests cannot run with.
@@ -302,6 +319,14 @@ fn show(stream: impl Read) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_that_the_processor_lacks_is_not_run() {
+        assert_eq!(lacking([].into_iter()), Tally::default());
+        let tally = Tally::SUCCESS.plus(lacking(["avx512"].into_iter()));
+        assert_eq!(tally.to_string(), "1 passed, 0 failed, 1 skipped");
+        assert!(tally.not_run[0].contains("avx512"), "{tally:?}");
+    }
 
     #[test]
     fn the_program_of_a_test_is_told_from_those_that_it_runs() {
