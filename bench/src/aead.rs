@@ -16,7 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use contender::Contender;
-use forwarder::aead::{Key, Open, Seal, TAG_LEN};
+use forwarder::aead::{Engine, Key, Open, Seal, TAG_LEN, Unusable};
 
 /// Options of `bench aead`.
 #[derive(Args)]
@@ -53,9 +53,19 @@ const RUNS: usize = 7;
 /// Distance of frames: not a power of two, which would fill few sets of the cache.
 const STRIDE: usize = 1664;
 
-/// Measures, prints a table, writes the file.
+/// Measures, prints a table, writes the file. An engine that the processor cannot run is said to be not run.
+///
+/// # Errors
+/// An engine computes wrong results, or the file cannot be written.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("{}", processor());
+    for engine in Engine::ALL {
+        match engine.test() {
+            Ok(()) => {}
+            Err(Unusable::Processor(_)) => println!("not run: {}: this processor cannot", engine.name()),
+            Err(wrong) => return Err(wrong.into()),
+        }
+    }
     let mut rows = Vec::new();
     for &batch in &options.batch {
         anyhow::ensure!(batch > 0, "a batch has at least one packet");

@@ -22,8 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// The lab cannot be built.
 pub fn lab(test: &str, options: Options) -> Result<Option<Lab>> {
-    if let Some(obstacle) = obstacle() {
-        test::not_run(test, &obstacle);
+    if !able(test) {
         return Ok(None);
     }
     let lab = Lab::build(options)?;
@@ -36,7 +35,17 @@ pub fn lab(test: &str, options: Options) -> Result<Option<Lab>> {
     Ok(Some(lab))
 }
 
-fn obstacle() -> Option<String> {
+/// Whether this machine has what a lab is made of; `test` has said so otherwise.
+pub fn able(test: &str) -> bool {
+    let obstacle = obstacle();
+    if let Some(obstacle) = &obstacle {
+        test::not_run(test, obstacle);
+    }
+    obstacle.is_none()
+}
+
+/// What this machine lacks for a lab.
+pub fn obstacle() -> Option<String> {
     if !elevate::is_root() {
         return Some("not root".to_owned());
     }

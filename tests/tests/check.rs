@@ -2,7 +2,7 @@
 //! nothing is changed. Needs root and a debug build of `forwarder`.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Output;
@@ -14,10 +14,10 @@ use forwarder::kernel::{Link, LinkKind};
 use forwarder::tun::Tun;
 use forwarder::xdp::Program;
 use nix::net::if_::if_nametoindex;
-use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use xtask::lab::gateway::Gateway;
+use tests::lab::{PATIENCE, run_inside, start_ready};
 use xtask::lab::{Lab, Netns, Options};
+use xtask::progress::wait_until;
 use xtask::workspace::program;
 
 const OPTIONS: Options = Options {
@@ -32,7 +32,7 @@ const WITHOUT_CAPABILITIES: &str = "setpriv --bounding-set -all --inh-caps -all"
 
 #[test]
 fn a_good_configuration_is_planned() {
-    let lab = lab();
+    let Some(lab) = lab("a_good_configuration_is_planned") else { return };
     let output = forwarder(&lab, "", "check");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
@@ -50,7 +50,7 @@ fn a_good_configuration_is_planned() {
 
 #[test]
 fn nothing_is_changed() {
-    let lab = lab();
+    let Some(lab) = lab("nothing_is_changed") else { return };
     let before = settled(&lab.a.gateway);
     forwarder(&lab, "", "check");
     forwarder(&lab, "", "check --json");
@@ -61,7 +61,7 @@ fn nothing_is_changed() {
 
 #[test]
 fn rules_and_switches_that_surprise_are_warnings() {
-    let lab = lab();
+    let Some(lab) = lab("rules_and_switches_that_surprise_are_warnings") else { return };
     let gateway = &lab.a.gateway;
     gateway.sysctl("net.ipv4.ip_forward", "0").unwrap();
     gateway.run("nft add table ip filter").unwrap();
@@ -80,7 +80,8 @@ fn rules_and_switches_that_surprise_are_warnings() {
 
 #[test]
 fn what_could_not_be_looked_at_is_said() {
-    let report = report(&lab(), "env PATH=/nowhere");
+    let Some(lab) = lab("what_could_not_be_looked_at_is_said") else { return };
+    let report = report(&lab, "env PATH=/nowhere");
     assert_eq!(report["ok"], true, "{report}");
     for part in ["nftables rules could not be looked at: nft is not installed", "wan0: offloads could not be"]
     {
@@ -90,26 +91,28 @@ fn what_could_not_be_looked_at_is_said() {
 
 #[test]
 fn a_missing_device_is_named() {
-    refused(&lab(), "", &["--iface wan7"], &["wan7: no such device", "`ip link`"]);
+    let Some(lab) = lab("a_missing_device_is_named") else { return };
+    refused(&lab, "", &["--iface wan7"], &["wan7: no such device", "`ip link`"]);
 }
 
 #[test]
 fn another_program_on_a_port_is_named_with_the_way_to_remove_it() {
-    let lab = lab();
-    let _program = inside(&lab.a.gateway, || {
-        let mut program = Program::load("wan1").unwrap();
-        program.attach(&link("wan1"), true).unwrap();
-        program
+    let Some(lab) = lab("another_program_on_a_port_is_named_with_the_way_to_remove_it") else { return };
+    let attached = run_inside(&lab.a.gateway, || {
+        let mut program = Program::load("wan1")?;
+        program.attach(&link("wan1"), true)?;
+        Ok(program)
     });
+    let _program = attached.unwrap();
     let parts = ["wan1: another XDP program is attached", "steer", "ip link set dev wan1 xdpgeneric off"];
     refused(&lab, "", &[], &parts);
 }
 
 #[test]
 fn all_ports_that_are_taken_are_named() {
-    let lab = lab();
-    let bind = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
-    let _sockets = inside(&lab.a.gateway, || [bind(51820), bind(51821)]);
+    let Some(lab) = lab("all_ports_that_are_taken_are_named") else { return };
+    let bind = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+    let _sockets = run_inside(&lab.a.gateway, move || Ok([bind(51820)?, bind(51821)?])).unwrap();
     for (file, port) in [("wg0.conf", 51820), ("wg1.conf", 51821)] {
         let (port, find) = (format!("UDP port {port} is in use"), format!("ss -lunp sport = :{port}"));
         refused(&lab, "", &[], &[file, &port, &find]);
@@ -118,14 +121,14 @@ fn all_ports_that_are_taken_are_named() {
 
 #[test]
 fn a_device_with_the_name_of_the_tun_is_named() {
-    let lab = lab();
-    let _tun = inside(&lab.a.gateway, || Tun::create("forwarder0").unwrap());
+    let Some(lab) = lab("a_device_with_the_name_of_the_tun_is_named") else { return };
+    let _tun = run_inside(&lab.a.gateway, || Ok(Tun::create("forwarder0")?)).unwrap();
     refused(&lab, "", &[], &["the TUN device forwarder0", "the name is taken"]);
 }
 
 #[test]
 fn lines_that_cannot_be_read_are_named() {
-    let lab = lab();
+    let Some(lab) = lab("lines_that_cannot_be_read_are_named") else { return };
     change(&lab.a.tunnels.join("wg0.conf"), "PersistentKeepalive = 10", "PersistentKeepalive = often");
     change(&lab.a.tunnels.join("wg1.conf"), "ListenPort", "ListnPort");
     refused(&lab, "", &[], &["wg0.conf:10: ", "often", "write "]);
@@ -134,7 +137,7 @@ fn lines_that_cannot_be_read_are_named() {
 
 #[test]
 fn an_endpoint_behind_its_own_tunnel_is_named_with_a_route_that_helps() {
-    let lab = lab();
+    let Some(lab) = lab("an_endpoint_behind_its_own_tunnel_is_named_with_a_route_that_helps") else { return };
     // More specific than the route of wan0's own network.
     change(&lab.a.tunnels.join("wg0.conf"), "AllowedIPs = ", "AllowedIPs = 10.200.0.0/25, ");
     let route = "ip route add 10.200.0.2/32 dev wan0";
@@ -145,10 +148,8 @@ fn an_endpoint_behind_its_own_tunnel_is_named_with_a_route_that_helps() {
 
 #[test]
 fn another_forwarder_is_named_and_nothing_else() {
-    let lab = lab();
-    let binary = program("debug", "forwarder").unwrap();
-    let mut gateway = Gateway::start(&binary, &lab.a, OPTIONS, 0, &[]).unwrap();
-    gateway.wait_ready(Duration::from_mins(1)).unwrap();
+    let Some(lab) = lab("another_forwarder_is_named_and_nothing_else") else { return };
+    let mut gateway = start_ready(&lab, &lab.a, &[]).unwrap();
     let pid = format!("another forwarder (pid {}) runs in this network namespace", gateway.daemon.pid());
     refused(&lab, "", &[], &[&pid, "stop it first"]);
     assert_eq!(details(&report(&lab, ""), "fail").len(), 1);
@@ -158,7 +159,7 @@ fn another_forwarder_is_named_and_nothing_else() {
 
 #[test]
 fn missing_capabilities_are_named() {
-    let lab = lab();
+    let Some(lab) = lab("missing_capabilities_are_named") else { return };
     refused(&lab, WITHOUT_CAPABILITIES, &[], &["lacks CAP_NET_ADMIN", "CAP_BPF", "run as root"]);
     let without_bpf = "setpriv --bounding-set -bpf,-perfmon,-sys_admin";
     refused(&lab, without_bpf, &[], &["lacks CAP_BPF, CAP_PERFMON: "]);
@@ -166,14 +167,14 @@ fn missing_capabilities_are_named() {
 
 #[test]
 fn locked_memory_is_limited_without_its_capability() {
-    let lab = lab();
+    let Some(lab) = lab("locked_memory_is_limited_without_its_capability") else { return };
     let limited = "prlimit --memlock=1000000 setpriv --bounding-set -ipc_lock";
     refused(&lab, limited, &[], &["bytes of packet memory", "CAP_IPC_LOCK", "ulimit -l"]);
 }
 
 #[test]
 fn wrong_usage_is_told_apart() {
-    let lab = lab();
+    let Some(lab) = lab("wrong_usage_is_told_apart") else { return };
     let binary = program("debug", "forwarder").unwrap();
     assert_eq!(lab.a.gateway.command(binary).arg("check").output().unwrap().status.code(), Some(2));
 }
@@ -226,13 +227,14 @@ fn forwarder(lab: &Lab, wrapper: &str, arguments: &str) -> Output {
     command.output().unwrap()
 }
 
-fn lab() -> Lab {
-    let lab = Lab::build(OPTIONS).expect("these tests make network namespaces: run them as root");
+/// A lab whose files have a mode that `check` does not warn about.
+fn lab(test: &str) -> Option<Lab> {
+    let lab = tests::lab::lab(test, OPTIONS).unwrap()?;
     for file in fs::read_dir(&lab.a.tunnels).unwrap() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(file.unwrap().path(), mode).unwrap();
     }
-    lab
+    Some(lab)
 }
 
 /// Replaces text in a file.
@@ -240,16 +242,6 @@ fn change(file: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(file).unwrap();
     assert!(text.contains(from), "{text}");
     fs::write(file, text.replace(from, to)).unwrap();
-}
-
-/// Does something in a namespace, by a thread that moves there.
-fn inside<T: Send>(namespace: &Netns, work: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(Path::new("/run/netns").join(namespace.name())).unwrap();
-    let moved = || {
-        setns(&file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    };
-    thread::scope(|scope| scope.spawn(moved).join().unwrap())
 }
 
 /// A device of the namespace that the thread is in, as far as attaching needs it.
@@ -279,11 +271,12 @@ fn state(namespace: &Netns) -> Vec<String> {
 
 /// The state, once the new devices' carriers have been noticed everywhere.
 fn settled(namespace: &Netns) -> Vec<String> {
-    loop {
-        let before = state(namespace);
+    let mut last = Vec::new();
+    let settled = wait_until(PATIENCE, || {
+        let before = std::mem::replace(&mut last, state(namespace));
         thread::sleep(Duration::from_secs(2));
-        if state(namespace) == before {
-            return before;
-        }
-    }
+        Ok(before == last)
+    });
+    assert!(settled.unwrap(), "it still changes after {PATIENCE:?}: {last:#?}");
+    last
 }

@@ -1,40 +1,36 @@
 //! One-armed gateways: LAN and underlay share a port, as two subnets or as two VLANs. Needs root.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
-use xtask::lab::gateway::{Counters, Gateway};
-use xtask::lab::{self, Lab, Options, Wire, address, traffic};
+use tests::lab::{PATIENCE, able, lab, start};
+use xtask::lab::gateway::Counters;
+use xtask::lab::{Options, Wire, address, kernel_has, traffic};
 use xtask::test::not_run;
-use xtask::workspace;
-
-/// Against hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn two_subnets_on_one_port() {
-    carries_on_the_fast_path(false);
+    carries_on_the_fast_path("two_subnets_on_one_port", false);
 }
 
 /// Tags must stand in the frames when XDP sees them: a NIC that strips them needs `rxvlan off`, and what sends
 /// into a veth `txvlan off`, as the lab's bridge has it.
 #[test]
 fn two_vlans_on_one_port() {
-    if lab::kernel_has("vlan id 1").unwrap() {
-        carries_on_the_fast_path(true);
+    let test = "two_vlans_on_one_port";
+    if !able(test) {
+        return;
+    }
+    if kernel_has("vlan id 1").unwrap() {
+        carries_on_the_fast_path(test, true);
     } else {
-        not_run("two_vlans_on_one_port", "the kernel has no 802.1Q driver");
+        not_run(test, "the kernel has no 802.1Q driver");
     }
 }
 
-fn carries_on_the_fast_path(tagged: bool) {
+fn carries_on_the_fast_path(test: &str, tagged: bool) {
     let options = Options { ports: 1, wire: Wire::OneArm { tagged }, ..Options::default() };
-    let lab = Lab::build(options).unwrap();
-    lab.offload(false).unwrap();
-    let program = workspace::program("debug", "forwarder").unwrap();
+    let Some(lab) = lab(test, options).unwrap() else { return };
     // `--iface` names only the port: the VLANs on it are found.
-    let start = |site, core| Gateway::start(&program, site, options, core, &[]).unwrap();
-    let mut gateways = [start(&lab.a, 0), start(&lab.b, 1)];
+    let mut gateways = [&lab.a, &lab.b].map(|site| start(&lab, site, &[]).unwrap());
     for gateway in &mut gateways {
         gateway.wait_tunnels(PATIENCE).unwrap();
     }

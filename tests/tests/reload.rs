@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -299,26 +299,33 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
 }
 
 /// /etc/hosts of a namespace, as `ip netns exec` mounts it for what it starts.
-struct Hosts(PathBuf);
+struct Hosts {
+    folder: PathBuf,
+    /// Whether the machine had an /etc/netns.
+    had_netns: bool,
+}
 
 impl Hosts {
     fn new(namespace: &Netns, text: &str) -> Result<Self> {
-        let this = Self(PathBuf::from("/etc/netns").join(namespace.name()));
-        fs::create_dir_all(&this.0)?;
+        let netns = Path::new("/etc/netns");
+        let this = Self { folder: netns.join(namespace.name()), had_netns: netns.exists() };
+        fs::create_dir_all(&this.folder)?;
         this.set(text)?;
         Ok(this)
     }
 
     fn set(&self, text: &str) -> Result<()> {
-        Ok(fs::write(self.0.join("hosts"), text)?)
+        Ok(fs::write(self.folder.join("hosts"), text)?)
     }
 }
 
 impl Drop for Hosts {
     fn drop(&mut self) {
         // Nothing sensible can be done about a failure on the way out.
-        let _ = fs::remove_dir_all(&self.0);
-        let _ = fs::remove_dir("/etc/netns");
+        let _ = fs::remove_dir_all(&self.folder);
+        if !self.had_netns {
+            let _ = fs::remove_dir("/etc/netns");
+        }
     }
 }
 

@@ -190,7 +190,9 @@ counter() {
     rm -f $COUNTERS
     kill -USR1 $FORWARDER_PID
     wait_until 5 "forwarder writes no counters" counters_are_there
-    grep -o "\"$1\":[0-9]*" $COUNTERS | head -n 1 | cut -d : -f 2
+    local value
+    value=$(grep -o "\"$1\":[0-9]*" $COUNTERS | head -n 1 | cut -d : -f 2)
+    echo "${value:-0}"
 }
 
 counters_are_there() {

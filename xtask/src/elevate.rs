@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::command::exists;
+use crate::command::{Run as _, exists};
 
 /// Whether this process is root.
 pub fn is_root() -> bool {
@@ -17,6 +17,19 @@ pub fn is_root() -> bool {
 /// There is no way to become root.
 pub fn check() -> Result<()> {
     command("true").map(drop)
+}
+
+/// Does `work` as root: here, or in the same command again, which has `--lab-only` among its options then.
+///
+/// # Errors
+/// Those of `work`; or there is no way to become root.
+pub fn do_as_root(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if is_root() {
+        return work();
+    }
+    let mut arguments = std::env::args_os();
+    let _ = arguments.next();
+    command(std::env::current_exe()?)?.args(arguments).arg("--lab-only").visibly()
 }
 
 /// A command that runs `program` as root: by itself when we are root, else through sudo.

@@ -35,6 +35,9 @@ pub const BUILD: &[Need] = &[
     need("zlib1g-dev", "zlib.h"),
 ];
 
+/// What it takes to plant bugs for the fuzz targets, and to test that they can be planted.
+pub const PLANTING: &[Need] = &[need("git", "git")];
+
 /// What it takes to run the labs.
 pub const LAB: &[Need] = &[
     need("iproute2", "ip"),
@@ -44,6 +47,7 @@ pub const LAB: &[Need] = &[
     need("wireguard-tools", "wg"),
     need("tcpdump", "tcpdump"),
     need("nftables", "nft"),
+    need("procps", "sysctl"),
     need("libfaketime", "faketime"),
     need("tshark", "tshark"),
 ];
@@ -62,6 +66,7 @@ pub const LAB_KERNEL: &[Need] = &[
     need("libelf-dev", "libelf.h"),
     need("libssl-dev", "openssl/ssl.h"),
     need("make", "make"),
+    need("procps", "sysctl"),
     need("wireguard-tools", "wg"),
     need("xz-utils", "xz"),
 ];

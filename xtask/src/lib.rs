@@ -7,6 +7,7 @@ pub mod demo;
 pub mod elevate;
 pub mod fuzz;
 pub mod install;
+pub mod json;
 pub mod lab;
 pub mod lab_kernel;
 pub mod progress;

@@ -25,7 +25,7 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     /// Build the User-mode Linux kernel of the bond test, unless it is there
     LabKernel,
-    /// Remove the labs that `demo --keep` left up
+    /// Remove all labs: what `demo --keep` has left up, what was killed, and what runs
     LabDown,
 }
 

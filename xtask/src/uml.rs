@@ -93,9 +93,10 @@ pub fn run(
     lines.push(format!("exec '{}'\n", guest_path(&fs::canonicalize(script)?)));
     fs::write(work.0.join("run"), lines.concat())?;
 
-    // The outer limit is for a guest that hangs; `timeout` ends the guest's whole process group.
+    // The outer limit is for a guest that hangs. In the foreground, ^C ends the guest as it ends us; and the
+    // processes that a guest consists of end with their kernel.
     let console = Command::new("timeout")
-        .args(["--kill-after=5", &(limit.as_secs() + 15).to_string()])
+        .args(["--foreground", "--kill-after=5", &(limit.as_secs() + 15).to_string()])
         .args(["taskset", "--cpu-list", &first_allowed_cpu()?])
         .arg(linux)
         .args("mem=1G root=none rootfstype=hostfs rootflags=/ ro quiet loglevel=3 panic=-1".split(' '))

@@ -27,6 +27,8 @@ fn clock_goes_back(program: &Program) {
     assert_eq!(responses.sent_by(Side::A), 1, "{name}: one handshake");
 
     ends.peers[0].daemon.end_with(Signal::SIGKILL).unwrap();
+    // Their sockets go with them: the next one's has the same name.
+    ends.peers.clear();
     ends.peers = vec![program.start_an_hour_ago(&ends.lab.b, 0).unwrap()];
     let before = initiations.sent_by(Side::B);
     let asked = wait_until(PATIENCE, || {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use xtask::lab::peer::{Implementation, Program};
 use xtask::lab::{Daemon, Family, Lab, Side, Site, address, traffic};
+use xtask::progress::wait_until;
 use xtask::workspace;
 
 use crate::ends::{Case, Ends, Messages};
@@ -42,8 +43,11 @@ fn under_flood(program: &Program, flooded: Side) {
     // The initiator comes last: its first initiation is to meet the flood.
     let (near, far) = if flooded == Side::A { (&lab.b, &lab.a) } else { (&lab.a, &lab.b) };
     let (mut ends, _flood) = if flooded == Side::A {
-        let forwarder = Ends::forwarder(&lab);
+        let mut forwarder = Ends::forwarder(&lab);
         let flood = flood(&lab, near, far);
+        let refuses =
+            || Ok(forwarder.counters()?.drops.get("cookie_required").is_some_and(|count| *count > 0));
+        assert!(wait_until(PATIENCE, refuses).unwrap(), "the flood is no load");
         (Ends { forwarder, peers: vec![program.start(&lab.b, 0).unwrap()], lab }, flood)
     } else {
         let peers = vec![program.start(&lab.b, 0).unwrap()];
@@ -60,7 +64,7 @@ fn under_flood(program: &Program, flooded: Side) {
     assert!(counts.1 > 0, "{name}, {flooded:?} flooded: no initiation with a cookie");
 }
 
-/// A flood from the gateway of one site at that of the other, which is under load when this returns.
+/// A flood from the gateway of one site at that of the other, which should be under load when this returns.
 fn flood(lab: &Lab, near: &Site, far: &Site) -> Daemon {
     let mac = far.gateway.run("cat /sys/class/net/wan0/address").unwrap();
     let port = address::listen_port(0);

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use xtask::command::Run as _;
 use xtask::lab::eavesdrop::Eavesdropper;
@@ -81,10 +82,12 @@ impl Ends {
         Self { forwarder: Self::forwarder(&lab), peers, lab }
     }
 
-    /// `forwarder` at site A, ready.
+    /// `forwarder` at site A, ready. Many run at once: each takes the next core.
     pub fn forwarder(lab: &Lab) -> Gateway {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let core = STARTED.fetch_add(1, Ordering::Relaxed);
         let program = workspace::program("debug", "forwarder").unwrap();
-        let mut forwarder = Gateway::start(&program, &lab.a, lab.options, 0, &[]).unwrap();
+        let mut forwarder = Gateway::start(&program, &lab.a, lab.options, core, &[]).unwrap();
         forwarder.wait_ready(PATIENCE).unwrap();
         forwarder
     }

@@ -72,6 +72,8 @@ fn over_a_restart(program: &Program, initiator: Side) {
     for old in &mut ends.peers {
         old.daemon.end_with(Signal::SIGKILL).unwrap();
     }
+    // Their sockets go with them: the next one's has the same name.
+    ends.peers.clear();
     ends.peers = vec![program.start(&ends.lab.b, 0).unwrap()];
     let (near, far) = ends.from(initiator);
     ping_when_reachable(near, far);

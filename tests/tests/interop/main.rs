@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
+use tests::lab::obstacle;
 use xtask::lab::address::lan6;
 use xtask::lab::peer::{Implementation, Program};
 use xtask::lab::{Netns, Site, traffic};
@@ -22,19 +23,24 @@ use xtask::test::not_run;
 /// Against hanging, not a measure: a peer's silence is noticed after 15 s and answered within seconds.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The program, or why it cannot be met here.
+fn install(implementation: Implementation) -> Result<Program, String> {
+    if let Some(obstacle) = obstacle() {
+        return Err(obstacle);
+    }
+    let installed = implementation.install(Progress::start());
+    installed.map_err(|error| format!("{}: {error:#}", implementation.name()))
+}
+
 /// The program; without it the test is not run.
 fn program(test: &str, implementation: Implementation) -> Option<Program> {
-    let installed = implementation.install(Progress::start());
-    installed.map_err(|error| not_run(test, &format!("{}: {error:#}", implementation.name()))).ok()
+    install(implementation).map_err(|reason| not_run(test, &reason)).ok()
 }
 
 /// Those of `wanted` that can be had here; the test is not run as a whole unless all of them can.
 fn programs(test: &str, wanted: &[Implementation]) -> Vec<Program> {
-    let install = |implementation: &Implementation| {
-        let installed = implementation.install(Progress::start());
-        installed.map_err(|error| format!("{}: {error:#}", implementation.name()))
-    };
-    let (there, missing): (Vec<_>, Vec<_>) = wanted.iter().map(install).partition(Result::is_ok);
+    let installed = wanted.iter().copied().map(install);
+    let (there, missing): (Vec<_>, Vec<_>) = installed.partition(Result::is_ok);
     let missing: Vec<_> = missing.into_iter().filter_map(Result::err).collect();
     if !missing.is_empty() {
         not_run(test, &missing.join("; "));

@@ -2,11 +2,10 @@
 
 use xtask::lab::peer::{Implementation, Program};
 use xtask::lab::{Side, traffic};
-use xtask::progress::Progress;
 use xtask::test::{matrix, not_run};
 
 use crate::ends::{Case, Ends, Messages, tcp};
-use crate::{at_once, ping_when_reachable};
+use crate::{at_once, install, ping_when_reachable};
 
 #[test]
 fn wireguard_go_in_all_its_cases() {
@@ -25,13 +24,12 @@ fn boringtun_in_all_its_cases() {
 
 fn all_cases(test: &str, implementation: Implementation) {
     let cases = matrix::Case::all(implementation.name());
-    match implementation.install(Progress::start()) {
+    match install(implementation) {
         Ok(program) => at_once(cases, |case| {
             meets(&program, case);
             case.passed();
         }),
-        Err(error) => {
-            let reason = format!("{error:#}");
+        Err(reason) => {
             for case in cases {
                 case.not_run(&reason);
             }

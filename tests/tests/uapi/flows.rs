@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 use tests::lab::{PATIENCE, inside};
 use xtask::lab::Site;
 use xtask::progress::wait_until;
@@ -18,6 +19,8 @@ const PORT: u16 = 7000;
 pub const FLOWS: usize = 24;
 /// Between a datagram of each flow and the next of each.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// Bytes for what comes while the receiver does not run, with the kernel's own of each datagram: seconds.
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// How long the last one may be on its way.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,7 @@ impl Flows {
         let (bound, is_bound) = mpsc::channel();
         let receiver = inside(&to.host, move || {
             let socket = UdpSocket::bind((target, PORT))?;
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             let _ = bound.send(());
             receive(&socket)
         })?;

@@ -112,7 +112,8 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
     for gateway in [&mut a, &mut b] {
         gateway.wait_tunnels(Duration::from_secs(15))?;
     }
-    let load = Load { size: options.size, flows: 64 };
+    // Not on the core of the gateway that is flooded.
+    let load = Load { size: options.size, flows: 64, core: lab::Side::B.core() };
     let offered_pps = if let Some(pps) = options.offer {
         pps
     } else {

@@ -2,7 +2,7 @@
 //! implementations, each on one core.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,8 +16,8 @@ use crate::command::Run as _;
 use crate::lab::gateway::Gateway;
 use crate::lab::peer::Implementation;
 use crate::lab::{self, Daemon, Lab, address};
-use crate::progress::Progress;
-use crate::workspace;
+use crate::progress::{Progress, Stopwatch};
+use crate::{json, workspace};
 
 /// Peers of the responder: at most one handshake each in 30 ms.
 const PEERS: u32 = 512;
@@ -95,7 +95,6 @@ pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
 /// # Errors
 /// The lab fails, or forwarder is not ahead.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
-    lab::remove_on_signal()?;
     let bench = workspace::program("release", "bench")?;
     let lab = Lab::build(lab::Options { ports: 1, ..lab::Options::default() })?;
     add_peers(&lab, &bench)?;
@@ -114,8 +113,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
     }
     print!("{}", table(&figures));
     if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&figures)? + "\n";
-        fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        json::write(path, &figures)?;
     }
     let (ours, others) = figures.split_first().context("nothing was measured")?;
     for other in others {
@@ -161,7 +159,7 @@ fn measure(
     // All threads that there are; later ones take it from them.
     Command::new("taskset").args(["-a", "-c", "-p", "0", &pid]).quietly()?;
     progress.step(format!("{}, process {pid}", system.name()));
-    let before = daemon.cpu_seconds()?;
+    let (watch, before) = (Stopwatch::start(), daemon.cpu_seconds()?);
     let mut command = lab.b.gateway.command(bench);
     let to = std::net::SocketAddr::new(lab.a.endpoint(lab.options, 0), address::listen_port(0));
     command.args(["handshakes", "--to", &to.to_string(), "--public-key", lab.a.public_key()]);
@@ -172,7 +170,7 @@ fn measure(
     figures.responses += answers.responses;
     figures.cookie_replies += answers.cookie_replies;
     figures.cpu_seconds += daemon.cpu_seconds()? - before;
-    figures.wall_seconds += f64::from(options.seconds);
+    figures.wall_seconds += watch.seconds();
     daemon.stop()?;
     Ok(())
 }

@@ -7,9 +7,8 @@ mod handshake;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::command::Run as _;
 use crate::progress::Progress;
-use crate::{elevate, install, workspace};
+use crate::{elevate, lab};
 
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
@@ -29,30 +28,19 @@ pub enum Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
-        Bench::Aead(options) => aead::run(options),
-        Bench::Flood(options) => in_lab(options.lab_only, progress, || flood::run(options, progress)),
+        Bench::Aead(options) => aead::run(options, progress),
+        Bench::Flood(options) => {
+            if !options.lab_only {
+                lab::prepare(progress)?;
+            }
+            elevate::do_as_root(|| flood::run(options, progress))
+        }
         Bench::Handshake(options) => {
             if !options.lab_only {
+                lab::prepare(progress)?;
                 handshake::prepare(options, progress)?;
             }
-            in_lab(options.lab_only, progress, || handshake::run(options, progress))
+            elevate::do_as_root(|| handshake::run(options, progress))
         }
     }
-}
-
-/// Installs and builds as the invoking user, then runs `work` as root.
-fn in_lab(prepared: bool, progress: Progress, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    if !prepared {
-        elevate::check()?;
-        install::install(progress, install::BUILD)?;
-        install::install(progress, install::LAB)?;
-        progress.step("building forwarder and the generator (a few minutes the first time)");
-        workspace::build_release(&["forwarder", "bench"])?;
-    }
-    if elevate::is_root() {
-        return work();
-    }
-    let mut arguments = std::env::args_os();
-    let _ = arguments.next();
-    elevate::command(std::env::current_exe()?)?.args(arguments).arg("--lab-only").visibly()
 }

@@ -13,13 +13,13 @@ mod table;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::command::Run as _;
 use crate::lab::{self, Lab};
 use crate::progress::Progress;
-use crate::{elevate, install, workspace};
+use crate::{elevate, json};
 use report::Report;
 use round::Round;
 use system::System;
@@ -61,27 +61,15 @@ enum Other {
 pub fn run(options: &Options) -> Result<()> {
     let progress = Progress::start();
     if !options.lab_only {
-        elevate::check()?;
-        install::install(progress, install::BUILD)?;
-        install::install(progress, install::LAB)?;
-        progress.step("building forwarder and the generator (a few minutes the first time)");
-        workspace::build_release(&["forwarder", "bench"])?;
+        lab::prepare(progress)?;
         if options.compare.is_some() {
             lab::wireguard_go::fetch(progress)?;
         }
     }
-    if elevate::is_root() { run_in_lab(options, progress) } else { run_elevated() }
-}
-
-/// The same command again, as root, for the rest.
-fn run_elevated() -> Result<()> {
-    let mut arguments = std::env::args_os();
-    let _ = arguments.next();
-    elevate::command(std::env::current_exe()?)?.args(arguments).arg("--lab-only").visibly()
+    elevate::do_as_root(|| run_in_lab(options, progress))
 }
 
 fn run_in_lab(options: &Options, progress: Progress) -> Result<()> {
-    lab::remove_on_signal()?;
     let bond = lab::kernel_has("bond")?;
     progress.step(format!("building two sites: {}", if bond { "bond0, 802.3ad" } else { NO_BONDING }));
     let mut lab = Lab::build(lab::Options { bond, ..lab::Options::default() })?;
@@ -106,7 +94,7 @@ fn run_in_lab(options: &Options, progress: Progress) -> Result<()> {
     let report = Report::new(&rounds);
     print!("{}", report.table());
     if let Some(path) = &options.json {
-        std::fs::write(path, report.json()?).with_context(|| format!("writing {}", path.display()))?;
+        json::write(path, &report)?;
     }
     let verdict = report.verdict();
     if options.keep {
@@ -135,7 +123,7 @@ fn how_to_enter(lab: &Lab) -> String {
     )
 }
 
-/// `cargo xtask lab-down`: removes the labs that were kept.
+/// `cargo xtask lab-down`: removes all labs, even of demos and tests that run.
 ///
 /// # Errors
 /// Not root, or `ip` cannot remove a namespace.

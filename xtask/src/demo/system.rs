@@ -108,7 +108,7 @@ impl Running {
     pub fn keep(&mut self) {
         match self {
             Self::Forwarder(gateways) => gateways.iter_mut().for_each(|gateway| gateway.daemon.keep()),
-            Self::WireguardGo(gateways) => gateways.iter_mut().for_each(|gateway| gateway.daemon.keep()),
+            Self::WireguardGo(gateways) => gateways.iter_mut().for_each(Peer::keep),
         }
     }
 }

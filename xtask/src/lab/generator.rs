@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Site;
 use crate::command::Run as _;
 
-/// The highest rate at which at most 0.5 % of the packets are lost.
+/// A rate that was searched or offered, and what became of the packets.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Rate {
     /// Packets per second, 0 when no rate of the ladder is carried.
@@ -32,14 +32,17 @@ pub struct Load {
     pub size: u16,
     /// Number of flows.
     pub flows: u16,
+    /// The generator's core, counted round where there are fewer. It has one because each move by the scheduler
+    /// would be a burst, and the rate found that of the scheduler.
+    pub core: usize,
 }
 
-/// Searches that rate for packets of `size` bytes (inner IP length) in `flows` equal flows.
+/// Searches the highest rate at which at most 0.5 % of the packets are lost.
 ///
 /// # Errors
 /// The generator fails.
-pub fn rate(program: &Path, from: &Site, to: &Site, size: u16, flows: u16) -> Result<Rate> {
-    run(program, "rate", [from, to], Load { size, flows }, &[])
+pub fn rate(program: &Path, ends: [&Site; 2], load: Load) -> Result<Rate> {
+    run(program, "rate", ends, load, &[])
 }
 
 /// Searches the highest rate at which at most one packet in a thousand is lost.
@@ -59,9 +62,7 @@ pub fn offer(program: &Path, ends: [&Site; 2], load: Load, pps: u64, seconds: u3
 }
 
 fn run(program: &Path, what: &str, [from, to]: [&Site; 2], load: Load, more: &[&str]) -> Result<Rate> {
-    // On one core: where the scheduler moves the generator about, each move is a burst, and the rate found is that
-    // of the scheduler. The receiving gateway's core, as it has less to do than the one that seals.
-    let core = to.side.core() % thread::available_parallelism()?;
+    let core = load.core % thread::available_parallelism()?;
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string()]).arg(program);
     command.args([what, "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);

@@ -30,7 +30,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -42,6 +42,8 @@ pub use netns::Netns;
 pub use site::Site;
 
 use crate::command::Run as _;
+use crate::progress::Progress;
+use crate::{elevate, install, workspace};
 use eavesdrop::Eavesdropper;
 
 /// Every namespace of a lab begins with this and the process id.
@@ -98,12 +100,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds both sites, with keys and wg-quick files, and nothing running.
+    /// Builds both sites, with keys and wg-quick files, and nothing running. From the first one on, SIGINT,
+    /// SIGTERM and SIGHUP remove this process's labs before they end it.
     ///
     /// # Errors
     /// Not root, or the kernel lacks a device type.
     pub fn build(options: Options) -> Result<Self> {
         static LABS: AtomicU32 = AtomicU32::new(0);
+        remove_on_signal()?;
         let pid = std::process::id();
         let prefix = format!("{PREFIX}{pid}-{}", LABS.fetch_add(1, Ordering::Relaxed));
         let directory = Directory::create(std::env::temp_dir().join(&prefix))?;
@@ -221,11 +225,24 @@ impl Lab {
     }
 }
 
+/// Installs and builds, as the invoking user, what measurements in a lab take.
+///
+/// # Errors
+/// Something is missing and cannot be installed, it does not compile, or there will be no way to become root.
+pub fn prepare(progress: Progress) -> Result<()> {
+    elevate::check()?;
+    install::install(progress, install::BUILD)?;
+    install::install(progress, install::LAB)?;
+    progress.step("building forwarder and the generator (a few minutes the first time)");
+    workspace::build_release(&["forwarder", "bench"])
+}
+
 /// Whether the kernel can make a device of this type (`bond`, `wireguard`, `vlan id 1`, ...).
 ///
 /// # Errors
 /// Not root.
 pub fn kernel_has(device_type: &str) -> Result<bool> {
+    remove_on_signal()?;
     let name = device_type.split(' ').next().unwrap_or_default();
     let namespace = Netns::create(format!("{PREFIX}{}-probe-{name}", std::process::id()))?;
     // Some types need a device to stand on; the others do not mind one.
@@ -233,11 +250,16 @@ pub fn kernel_has(device_type: &str) -> Result<bool> {
     Ok(namespace.ip(&format!("link add link below name probe type {device_type}")).is_ok())
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs before they end it.
+/// From now on SIGINT, SIGTERM and SIGHUP remove this process's labs before they end it. Called again, it does
+/// nothing.
 ///
 /// # Errors
 /// The signals cannot be caught.
 pub fn remove_on_signal() -> Result<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     // Caught rather than blocked: the programs that we start would inherit a blocked signal.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::spawn(move || {
@@ -249,7 +271,7 @@ pub fn remove_on_signal() -> Result<()> {
     Ok(())
 }
 
-/// Removes the labs of this process, or of all processes when `everyone` is true.
+/// Removes the labs of this process, or of all processes when `everyone` is true, with all that runs in them.
 ///
 /// # Errors
 /// `ip` cannot remove a namespace.
@@ -258,10 +280,15 @@ pub fn remove_kept(everyone: bool) -> Result<usize> {
     let names = netns::list(&prefix)?;
     for name in &names {
         netns::destroy(name)?;
+        peer::remove_sockets(name);
     }
-    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            fs::remove_dir_all(entry.path())?;
+    // Their own files, and what `ip netns exec` mounts over /etc for them.
+    for folder in [std::env::temp_dir(), "/etc/netns".into()] {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
     }
     Ok(names.len())

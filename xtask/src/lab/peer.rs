@@ -98,8 +98,7 @@ impl Program {
 
     fn start_by(&self, mut command: Command, site: &Site, index: u8) -> Result<Peer> {
         let name = self.implementation.name();
-        let site_name = site.gateway.name().trim_start_matches(super::PREFIX);
-        let interface = format!("wg{index}{}", site_name.replace('-', ""));
+        let interface = interface(site.gateway.name(), index);
         let log = site.tunnels.with_extension(format!("{name}{index}.log"));
         command.args(["-f", &interface]);
         match self.implementation {
@@ -113,7 +112,7 @@ impl Program {
         // One that was killed leaves its socket, which would look like the new one's.
         let _ = fs::remove_file(socket(&interface));
         let daemon = site.gateway.spawn(&mut command, &log)?;
-        let mut peer = Peer { daemon, interface };
+        let mut peer = Peer { daemon, interface, keep: false };
         peer.wait_ready().with_context(|| format!("{name} does not start"))?;
         peer.configure(site, index)?;
         Ok(peer)
@@ -128,9 +127,16 @@ pub struct Peer {
     /// The tunnel's interface. Its control socket is seen by all namespaces, so its name is the machine's
     /// only one.
     pub interface: String,
+    keep: bool,
 }
 
 impl Peer {
+    /// Leaves it running when this value goes.
+    pub fn keep(&mut self) {
+        self.daemon.keep();
+        self.keep = true;
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let socket = socket(&self.interface);
         let ready = wait_until(Duration::from_secs(5), || {
@@ -163,7 +169,30 @@ impl Peer {
     }
 }
 
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Not all of them remove their socket. Nothing sensible can be done about a failure on the way out.
+            let _ = self.daemon.stop();
+            let _ = fs::remove_file(socket(&self.interface));
+        }
+    }
+}
+
+/// The name of a peer's interface, in a gateway's namespace.
+fn interface(gateway: &str, index: u8) -> String {
+    format!("wg{index}{}", gateway.trim_start_matches(super::PREFIX).replace('-', ""))
+}
+
 /// Its control socket.
 fn socket(interface: &str) -> PathBuf {
     Path::new("/var/run/wireguard").join(format!("{interface}.sock"))
+}
+
+/// Removes the sockets that peers have left which were killed with a gateway's namespace.
+pub(super) fn remove_sockets(gateway: &str) {
+    for index in 0..=9 {
+        // Most are not there.
+        let _ = fs::remove_file(socket(&interface(gateway, index)));
+    }
 }

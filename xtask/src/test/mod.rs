@@ -54,8 +54,9 @@ enum Outcome {
 pub fn run(options: Options) -> Result<ExitCode> {
     let progress = Progress::start();
     elevate::check()?;
-    install::install(progress, install::BUILD)?;
-    install::install(progress, install::LAB)?;
+    for needs in [install::BUILD, install::PLANTING, install::LAB] {
+        install::install(progress, needs)?;
+    }
 
     let matrix = Rc::new(Matrix::create(&workspace::target()?)?);
     let mut rows = Vec::new();
@@ -90,20 +91,42 @@ impl Outcome {
             Self::NotRun(_) => Tally { skipped: 1, ..Tally::default() },
         }
     }
+
+    /// Its word in the table.
+    fn result(&self) -> &'static str {
+        match self {
+            Self::Ran(tally) if tally.failed > 0 => "failed",
+            Self::Ran(tally) if tally.passed == 0 && tally.skipped > 0 => "not run",
+            Self::Ran(_) => "passed",
+            Self::NotRun(_) => "not run",
+        }
+    }
 }
 
 fn print_table(rows: &[Row]) {
     println!("\n{:<44}{:<9}{:>9}", "step", "result", "seconds");
     for Row { name, outcome, seconds } in rows {
-        let result = match outcome {
-            Outcome::Ran(tally) if tally.failed > 0 => "failed",
-            Outcome::Ran(_) => "passed",
-            Outcome::NotRun(_) => "not run",
-        };
-        println!("{name:<44}{result:<9}{seconds:>9.1}");
+        println!("{name:<44}{:<9}{seconds:>9.1}", outcome.result());
         match outcome {
             Outcome::NotRun(reason) => println!("    not run: {reason}"),
             Outcome::Ran(tally) => tally.not_run.iter().for_each(|test| println!("    not run: {test}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(passed: u64, failed: u64, skipped: u64) -> &'static str {
+        Outcome::Ran(Tally { passed, failed, skipped, not_run: Vec::new() }).result()
+    }
+
+    #[test]
+    fn a_step_passes_by_a_test_that_passed() {
+        assert_eq!(result(1, 0, 1), "passed");
+        assert_eq!(result(1, 1, 1), "failed");
+        assert_eq!(result(0, 0, 2), "not run");
+        assert_eq!(Outcome::NotRun("no kernel".to_owned()).result(), "not run");
     }
 }

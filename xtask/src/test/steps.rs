@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::matrix::{KERNEL, Matrix};
@@ -22,8 +22,8 @@ use crate::{elevate, lab_kernel, uml, workspace};
 /// `build-ebpf` ends with this when no toolchain here can build for BPF.
 const NO_EBPF_TOOLCHAIN: i32 = 2;
 
-/// The test that meets other implementations.
-const INTEROP: &str = "interop";
+/// The tests that meet other implementations.
+const INTEROP: [&str; 2] = ["interop", "lab"];
 /// A feature that packages leave out, and the test of it.
 const KEYLOG: &str = "keylog";
 
@@ -101,13 +101,34 @@ fn workspace_tests() -> Result<Outcome> {
     } else {
         command.args(["test", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     }
-    tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))
+    Ok(match tests(command.args(["--workspace", "--exclude", "tests", "--locked"]))? {
+        Outcome::Ran(tally) => Outcome::Ran(tally.plus(engines_not_run())),
+        not_run @ Outcome::NotRun(_) => not_run,
+    })
+}
+
+/// The AEAD engines that their tests leave out, as this processor lacks their instructions.
+fn engines_not_run() -> Tally {
+    // Of each the instructions that came last to processors.
+    let engines =
+        [("avx512", is_x86_feature_detected!("avx512ifma")), ("avx2", is_x86_feature_detected!("avx2"))];
+    lacking(engines.into_iter().filter_map(|(engine, there)| (!there).then_some(engine)))
+}
+
+fn lacking<'a>(engines: impl Iterator<Item = &'a str>) -> Tally {
+    let reason = |engine| format!("the AEAD engine {engine}: this processor cannot run it");
+    let not_run: Vec<_> = engines.map(reason).collect();
+    Tally { skipped: not_run.len() as u64, not_run, ..Tally::default() }
 }
 
 /// The models need loom's types in place of std's, which other tests cannot run with.
 fn thread_models() -> Result<Outcome> {
     let test = ["test", "--locked", "-p", "forwarder", "--lib", "--features", "model", "model_"];
-    tests(workspace::cargo().args(test))
+    Ok(match tests(workspace::cargo().args(test))? {
+        // The name selects them: under another name they would not run, and nobody would hear.
+        Outcome::Ran(tally) if tally == Tally::default() => Outcome::Ran(Tally::FAILURE),
+        outcome => outcome,
+    })
 }
 
 fn doc_tests() -> Result<Outcome> {
@@ -145,15 +166,23 @@ fn kernel_test_targets() -> Result<Vec<String>> {
         name: String,
         targets: Vec<Target>,
     }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-        kind: Vec<String>,
-    }
     let json = workspace::cargo().args(["metadata", "--no-deps", "--format-version=1", "--locked"]).text()?;
     let packages = serde_json::from_str::<Metadata>(&json)?.packages.into_iter();
     let targets = packages.filter(|package| package.name == "tests").flat_map(|package| package.targets);
-    Ok(targets.filter(|target| target.kind == ["test"]).map(|target| target.name).collect())
+    Ok(targets.filter(Target::is_test).map(|target| target.name).collect())
+}
+
+/// A target of a package, as cargo describes it.
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Target {
+    fn is_test(&self) -> bool {
+        self.kind == ["test"]
+    }
 }
 
 /// Builds one of them, and what it runs, as the invoking user; runs it as root.
@@ -163,7 +192,7 @@ fn kernel_tests(target: &str, progress: Progress, options: Options, matrix: &Mat
     }
     let packages = ["-p", "forwarder", "-p", "bench", "-p", "tests"];
     workspace::cargo().args(["build", "--locked"]).args(packages).visibly()?;
-    if target == INTEROP {
+    if INTEROP.contains(&target) {
         for implementation in Implementation::ALL {
             if let Err(error) = implementation.install(progress) {
                 // Tests that need it find out themselves, and say that they cannot run.
@@ -196,18 +225,25 @@ fn build_with_keylog() -> Result<()> {
 }
 
 fn build_test(target: &str) -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Artifact {
-        executable: Option<PathBuf>,
-    }
     let mut command = workspace::cargo();
     command.args(["test", "--no-run", "--locked", "-p", "tests", "--test", target]);
     command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let messages = command.output()?.stdout;
-    let artifacts =
-        messages.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let program = artifacts.filter_map(|artifact: Artifact| artifact.executable).next_back();
-    program.with_context(|| format!("the tests in {target} do not compile"))
+    let output = command.output()?;
+    ensure!(output.status.success(), "the tests in {target} do not compile");
+    program_of(target, &output.stdout)
+        .with_context(|| format!("cargo names no program of the tests in {target}"))
+}
+
+/// The program of the tests in `target`. cargo names those that they run, too, and in no order.
+fn program_of(target: &str, messages: &[u8]) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Artifact {
+        target: Target,
+        executable: Option<PathBuf>,
+    }
+    let lines = messages.split(|&byte| byte == b'\n');
+    let mut artifacts = lines.filter_map(|line| serde_json::from_slice::<Artifact>(line).ok());
+    artifacts.find(|artifact| artifact.target.is_test() && artifact.target.name == target)?.executable
 }
 
 fn forwarder() -> Result<PathBuf> {
@@ -278,4 +314,30 @@ fn show(stream: impl Read) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_the_processor_lacks_is_not_run() {
+        assert_eq!(lacking([].into_iter()), Tally::default());
+        let tally = Tally::SUCCESS.plus(lacking(["avx512"].into_iter()));
+        assert_eq!(tally.to_string(), "1 passed, 0 failed, 1 skipped");
+        assert!(tally.not_run[0].contains("avx512"), "{tally:?}");
+    }
+
+    #[test]
+    fn the_program_of_a_test_is_told_from_those_that_it_runs() {
+        let message = |kind: &str, name: &str| {
+            let program = format!("/{kind}/{name}");
+            let target = serde_json::json!({ "kind": [kind], "name": name });
+            serde_json::json!({ "reason": "compiler-artifact", "target": target, "executable": program })
+                .to_string()
+        };
+        let messages = [message("bin", "lab"), message("test", "lab"), message("bin", "guarded")].join("\n");
+        assert_eq!(program_of("lab", messages.as_bytes()), Some("/test/lab".into()));
+        assert_eq!(program_of("clear", messages.as_bytes()), None);
+    }
 }
