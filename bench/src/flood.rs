@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
+use forwarder::clock;
 use forwarder::config::key;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};
@@ -34,7 +35,7 @@ const MESSAGES: usize = 4096;
 const SOURCES: (u32, u32) = (0xc612_0000, 0x0001_ffff);
 /// The sources whose owner asks for cookies: 198.18.7.0/24.
 const OWNED: u32 = 0xc612_0700;
-/// How long cookies are asked for.
+/// How long cookies are asked for, and answers; a gateway is under load for a second after another flood.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two initiations of one peer, longer than the 20 ms below which they are refused.
 const PEER_INTERVAL: Duration = Duration::from_millis(30);
@@ -102,13 +103,17 @@ pub struct Report {
 /// The interface, the key file, or a gateway that does not answer where the kind of flood needs it.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut wire = Wire::open(options)?;
-    let pool = match options.kind {
+    let owned = options.kind == Kind::Cookies;
+    let mut strangers = Vec::new();
+    let mut pool = match options.kind {
         Kind::BadMac1 => (0..MESSAGES).map(|_| noise()).collect(),
         Kind::NoCookie => (0..MESSAGES).map(|_| stranger(options)?.initiation()).collect::<Result<_, _>>()?,
-        Kind::Cookies => with_cookies(&mut wire, options)?,
+        Kind::Cookies => {
+            strangers = (0..256).map(|_| stranger(options)).collect::<Result<_, _>>()?;
+            with_cookies(&mut wire, options, &mut strangers)?
+        }
         Kind::Replay => accepted(&mut wire, options)?,
     };
-    let owned = options.kind == Kind::Cookies;
     let mut report = Report { cookies: if owned { pool.len() } else { 0 }, ..Report::default() };
     eprintln!("flooding");
     let mut next = 0;
@@ -122,8 +127,11 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             next = (next + 1) % pool.len();
             report.sent += 1;
         }
-        wire.flush(|_, answer| match answer[0] {
-            TYPE_COOKIE_REPLY => report.cookie_replies += 1,
+        wire.flush(|to, answer| match answer[0] {
+            TYPE_COOKIE_REPLY => {
+                report.cookie_replies += 1;
+                renew(&mut strangers, &mut pool, to, answer);
+            }
             TYPE_RESPONSE => report.responses += 1,
             _ => {}
         });
@@ -145,8 +153,11 @@ fn stranger(options: &Options) -> anyhow::Result<Initiator> {
 
 /// One message with a valid cookie for each address of the /24. The gateway gives cookies only under load,
 /// so all of them ask as fast as the flood is to be.
-fn with_cookies(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> {
-    let mut strangers = (0..256).map(|_| stranger(options)).collect::<anyhow::Result<Vec<_>>>()?;
+fn with_cookies(
+    wire: &mut Wire,
+    options: &Options,
+    strangers: &mut [Initiator],
+) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut messages = strangers.iter_mut().map(Initiator::initiation).collect::<anyhow::Result<Vec<_>>>()?;
     let mut holders = BTreeSet::new();
     let mut sent = 0;
@@ -169,10 +180,21 @@ fn with_cookies(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8
         });
     });
     ensure!(holders.len() == messages.len(), "only {} of 256 sources got a cookie", holders.len());
-    for (message, stranger) in messages.iter_mut().zip(&mut strangers) {
+    for (message, stranger) in messages.iter_mut().zip(strangers) {
         *message = stranger.initiation()?;
     }
     Ok(messages)
+}
+
+/// Uses the cookie that one of the /24 got: the gateway's secret has changed.
+fn renew(strangers: &mut [Initiator], messages: &mut [Vec<u8>], to: Ipv4Addr, answer: &[u8]) {
+    let i = to.to_bits().wrapping_sub(OWNED) as usize;
+    if let Some(stranger) = strangers.get_mut(i)
+        && stranger.answer(answer)
+        && let Ok(message) = stranger.initiation()
+    {
+        messages[i] = message;
+    }
 }
 
 /// Initiations of a peer that the gateway has answered.
@@ -181,16 +203,19 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
     let file = options.key_file.as_deref().context("--kind replay needs --key-file")?;
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut peer = Initiator::new(&PrivateKey(*key::decode(text.trim())?), options.to, options.public_key)?;
-    let (mut messages, mut answered) = (Vec::new(), 0);
-    for _ in 0..COUNT {
+    let start = clock::boottime();
+    let mut messages = Vec::new();
+    while messages.len() < COUNT {
+        let seen = messages.len();
+        ensure!(clock::boottime().since(start) < PATIENCE, "the gateway answered {seen} of {COUNT} genuine initiations");
         let message = peer.initiation()?;
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
-        messages.push(message);
-        turns(PEER_INTERVAL, |_, _| {
-            wire.flush(|_, answer| answered += usize::from(answer[0] == TYPE_RESPONSE));
-        });
+        let mut answered = false;
+        turns(PEER_INTERVAL, |_, _| wire.flush(|_, answer| answered |= answer[0] == TYPE_RESPONSE));
+        if answered {
+            messages.push(message);
+        }
     }
-    ensure!(answered >= COUNT / 2, "the gateway answered {answered} of {COUNT} genuine initiations");
     Ok(messages)
 }
 

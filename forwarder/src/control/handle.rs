@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +20,10 @@ use crate::wireguard::{Door, Stopped};
 
 /// Handshake messages that may wait, the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`.
 const MAX_HANDSHAKES: usize = 4096;
-/// Waiting handshake messages from which on the gateway counts as under load, as the kernel does.
+/// Waiting handshake messages from which on the gateway counts as under load, as the kernel does; so many
+/// refused for want of a cookie keep it so.
 const LOADED: usize = MAX_HANDSHAKES / 8;
-/// How long the gateway counts as under load after its queue was long, as in the kernel.
+/// How long the gateway counts as under load after that, as in the kernel.
 const LOAD_LATCH: Duration = Duration::from_secs(1);
 /// Next hops that may wait for a look at their MAC address.
 const MAX_NEIGHBOURS: usize = 256;
@@ -48,6 +49,8 @@ pub struct Handle {
     sockets: Arc<UdpSockets>,
     /// Cookies are demanded until then, in nanoseconds of boot time.
     loaded_until: AtomicU64,
+    /// Messages without a cookie since that was set last.
+    refused: AtomicUsize,
     handshakes: ArrayQueue<Admitted>,
     neighbours: ArrayQueue<(InterfaceId, IpAddr)>,
     sessions: Box<[AtomicBool]>,
@@ -61,6 +64,7 @@ impl Handle {
             doors: Mutex::default(),
             sockets,
             loaded_until: AtomicU64::new(0),
+            refused: AtomicUsize::new(0),
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
             neighbours: ArrayQueue::new(MAX_NEIGHBOURS),
             sessions: (0..MAX_PEER_IDS).map(|_| AtomicBool::new(false)).collect(),
@@ -101,7 +105,8 @@ impl Handle {
     }
 
     fn is_loaded(&self, now: Boottime) -> bool {
-        if self.handshakes.len() >= LOADED {
+        if self.handshakes.len() >= LOADED || self.refused.load(Ordering::Relaxed) >= LOADED {
+            self.refused.store(0, Ordering::Relaxed);
             self.loaded_until.store((now + LOAD_LATCH).nanos(), Ordering::Relaxed);
         }
         now.nanos() < self.loaded_until.load(Ordering::Relaxed)
@@ -142,6 +147,7 @@ impl Control for Handle {
             Stopped::Malformed => Drop::Malformed,
             Stopped::Mac1 => Drop::Mac1Wrong,
             Stopped::CookieRequired(reply) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
                 if let Some(reply) = reply {
                     self.send_cookie(tunnel, source, &reply.to_bytes());
                 }
@@ -276,6 +282,19 @@ mod tests {
         while handle.next_handshake().is_some() {}
         assert!(handle.is_loaded(at(1000)));
         assert!(!handle.is_loaded(at(1001)));
+    }
+
+    /// A flood that goes on keeps the load up: else 512 of its messages a second would cost a DH each.
+    #[test]
+    fn refused_messages_are_load() {
+        let (handle, message, _source) = handle_and_message();
+        let flood = |count: usize| (0..count).filter(|_| handle.handshake(&message).is_ok()).count();
+        assert_eq!(flood(2 * LOADED), LOADED);
+        while handle.next_handshake().is_some() {}
+        let latched = Boottime(Duration::from_nanos(handle.loaded_until.load(Ordering::Relaxed)));
+        assert_eq!(flood(LOADED), 0);
+        assert!(handle.is_loaded(latched), "512 were refused");
+        assert!(!handle.is_loaded(latched + LOAD_LATCH), "and no more since");
     }
 
     /// The kernel's queue: 4096 handshake messages, and the next one is refused. Cookie replies pass under load.

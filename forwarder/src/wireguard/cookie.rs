@@ -39,7 +39,7 @@ impl Checker {
         source: SocketAddr,
         message: &[u8],
     ) -> bool {
-        mac::verify_mac2(message, &self.cookie(now, rng, source))
+        mac::has_mac2(message) && mac::verify_mac2(message, &self.cookie(now, rng, source))
     }
 
     /// The cookie reply to a message whose sender calls itself `receiver`.

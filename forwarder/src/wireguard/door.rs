@@ -13,8 +13,9 @@ use super::mac::Mac1Key;
 use super::message::{CookieReply, Handshake};
 use crate::clock::Boottime;
 
-/// Cookie replies per tunnel: they are small, but their receivers did not ask for them.
-const COOKIE_REPLIES: Rate = Rate { every: Duration::from_millis(1), burst: 100 };
+/// Cookie replies per tunnel: a bound for the time that they take, far above any rate at which genuine peers
+/// come. They are smaller than what they answer, so nobody gains by having them sent to others.
+const COOKIE_REPLIES: Rate = Rate { every: Duration::from_micros(10), burst: 1000 };
 
 /// The door of one tunnel.
 pub struct Door {

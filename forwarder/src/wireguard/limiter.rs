@@ -1,4 +1,5 @@
-//! Token buckets: per source address under load (section 5.3), and one for cookie replies.
+//! Token buckets: per source address under load (section 5.3), per network of sources, and one for cookie
+//! replies.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,8 @@ use crate::clock::Boottime;
 /// Sources that are told apart at a time; more are refused until some were quiet.
 const MAX_SOURCES: usize = 8192;
 const PER_SOURCE: Rate = Rate { every: Duration::from_millis(50), burst: 5 };
+/// Who owns one address often owns its network. Ten of its addresses may come at their full rate.
+const PER_NETWORK: Rate = Rate { every: Duration::from_millis(5), burst: 50 };
 const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One token `every` so often, at most `burst` in stock.
@@ -36,36 +39,55 @@ impl Bucket {
     }
 }
 
-/// 20 handshake messages per second, bursts of 5, per IPv4 address or IPv6 /64.
+/// 20 handshake messages per second, bursts of 5, per IPv4 address or IPv6 /64; 200, bursts of 50, per IPv4 /24
+/// or IPv6 /48.
 pub(super) struct Limiter {
-    sources: HashMap<u64, Bucket>,
-    pruned: Boottime,
+    sources: Table,
+    networks: Table,
 }
 
 impl Limiter {
     pub(super) fn new(now: Boottime) -> Self {
-        Self { sources: HashMap::with_capacity(MAX_SOURCES), pruned: now }
+        Self { sources: Table::new(now, PER_SOURCE), networks: Table::new(now, PER_NETWORK) }
     }
 
     /// Whether a message of `source` may be worked on at `now`.
     pub(super) fn allow(&mut self, now: Boottime, source: SocketAddr) -> bool {
-        let key = network(source.ip());
-        if self.sources.len() >= MAX_SOURCES && now.since(self.pruned) >= PRUNE_INTERVAL {
-            self.sources.retain(|_, bucket| bucket.full_at > now);
-            self.pruned = now;
-        }
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&key) {
-            return false;
-        }
-        self.sources.entry(key).or_default().take(now, PER_SOURCE)
+        let (host, network) = keys(source.ip());
+        self.sources.take(now, host) && self.networks.take(now, network)
     }
 }
 
-/// The address, or the /64 of an IPv6 address. No /64 in use lies in `::/32`, where IPv4 is put.
-fn network(address: IpAddr) -> u64 {
+/// Buckets of one rate, by key.
+struct Table {
+    rate: Rate,
+    buckets: HashMap<u64, Bucket>,
+    pruned: Boottime,
+}
+
+impl Table {
+    fn new(now: Boottime, rate: Rate) -> Self {
+        Self { rate, buckets: HashMap::with_capacity(MAX_SOURCES), pruned: now }
+    }
+
+    fn take(&mut self, now: Boottime, key: u64) -> bool {
+        if self.buckets.len() >= MAX_SOURCES && now.since(self.pruned) >= PRUNE_INTERVAL {
+            self.buckets.retain(|_, bucket| bucket.full_at > now);
+            self.pruned = now;
+        }
+        if self.buckets.len() >= MAX_SOURCES && !self.buckets.contains_key(&key) {
+            return false;
+        }
+        self.buckets.entry(key).or_default().take(now, self.rate)
+    }
+}
+
+/// The address and its /24, or the /64 and the /48 of an IPv6 address. No /64 in use lies in `::/32`, where
+/// IPv4 is put.
+fn keys(address: IpAddr) -> (u64, u64) {
     match address.to_canonical() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        IpAddr::V4(v4) => (v4.to_bits().into(), (v4.to_bits() >> 8).into()),
+        IpAddr::V6(v6) => ((v6.to_bits() >> 64) as u64, (v6.to_bits() >> 80) as u64),
     }
 }
 
@@ -107,17 +129,33 @@ mod tests {
         assert!(limiter.allow(at(0), source("[2001:db8:0:1::1]:1")));
     }
 
+    /// All addresses of a network together get what ten of them would; other networks do not feel it.
+    #[test]
+    fn networks_are_bounded() {
+        let mut limiter = Limiter::new(at(0));
+        let allowed = |limiter: &mut Limiter, network: &str| {
+            (0..10_000)
+                .map(|i| (i / 5, source(&network.replace('*', &(i % 250).to_string()))))
+                .filter(|&(millis, host)| limiter.allow(at(millis), host))
+                .count()
+        };
+        assert_eq!(allowed(&mut limiter, "192.0.2.*:1"), 50 + 399);
+        assert_eq!(allowed(&mut limiter, "[2001:db8:0:*::1]:1"), 50 + 399);
+        assert!(limiter.allow(at(2000), source("192.0.3.1:1")));
+        assert!(limiter.allow(at(2000), source("[2001:db8:1::1]:1")));
+    }
+
     /// Section 5.3: a flood from ever new sources takes no more memory, and is refused (the kernel's
     /// `ratelimiter.c` has 8192 entries, too).
     #[test]
     fn memory_is_bounded() {
         let mut limiter = Limiter::new(at(0));
-        let nth = |i: u32| SocketAddr::from((i.to_be_bytes(), 1));
+        let nth = |i: u32| SocketAddr::from((i.to_le_bytes(), 1));
         for i in 0..2 * MAX_SOURCES as u32 {
             assert_eq!(limiter.allow(at(0), nth(i)), i < MAX_SOURCES as u32);
         }
-        assert_eq!(limiter.sources.len(), MAX_SOURCES);
+        assert_eq!(limiter.sources.buckets.len(), MAX_SOURCES);
         assert!(limiter.allow(at(1000), nth(u32::MAX)));
-        assert_eq!(limiter.sources.len(), 1);
+        assert_eq!(limiter.sources.buckets.len(), 1);
     }
 }

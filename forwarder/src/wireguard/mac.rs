@@ -40,6 +40,11 @@ pub(super) fn mac1_of(message: &[u8]) -> [u8; MAC_LEN] {
     macs.and_then(|m| m.first_chunk().copied()).unwrap_or_default()
 }
 
+/// Whether the message has a mac2: without a cookie it is all zero.
+pub(super) fn has_mac2(message: &[u8]) -> bool {
+    message.last_chunk::<MAC_LEN>().is_some_and(|mac2| *mac2 != [0; MAC_LEN])
+}
+
 /// Whether the message's mac2 was made with `cookie`.
 pub(super) fn verify_mac2(message: &[u8], cookie: &[u8; MAC_LEN]) -> bool {
     let Some((body, mac2)) = message.split_last_chunk::<MAC_LEN>() else { return false };
