@@ -207,7 +207,10 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
     let mut messages = Vec::new();
     while messages.len() < COUNT {
         let seen = messages.len();
-        ensure!(clock::boottime().since(start) < PATIENCE, "the gateway answered {seen} of {COUNT} genuine initiations");
+        ensure!(
+            clock::boottime().since(start) < PATIENCE,
+            "the gateway answered {seen} of {COUNT} genuine initiations"
+        );
         let message = peer.initiation()?;
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
         let mut answered = false;

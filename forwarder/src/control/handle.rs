@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn refused_messages_are_load() {
         let (handle, message, _source) = handle_and_message();
-        let flood = |count: usize| (0..count).filter(|_| handle.handshake(&message).is_ok()).count();
+        let flood = |count: usize| (0..count).filter(|_| message.at(&handle).is_ok()).count();
         assert_eq!(flood(2 * LOADED), LOADED);
         while handle.next_handshake().is_some() {}
         let latched = Boottime(Duration::from_nanos(handle.loaded_until.load(Ordering::Relaxed)));

@@ -42,7 +42,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::new().context("cannot catch signals")?;
     let kernel = Kernel::connect()?;
     let watch = kernel.watch()?;
-    let Ready { planned, lock, sockets, mut programs } = preflight(options, &kernel).await?.ready()?;
+    let Ready { planned, lock, sockets, programs } = preflight(options, &kernel).await?.ready()?;
     let Planned { topology, configs, settings, view } = planned;
     #[cfg(feature = "keylog")]
     let keylog = options.keylog.as_deref().map(super::keylog::Keylog::create).transpose()?;
@@ -62,15 +62,6 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     routing::set_up(&kernel, &Wanted::new(&configs, topology.tun_mtu), interface).await?;
 
     let handle = Arc::new(Handle::new(Arc::clone(&sockets)));
-    let mut publisher = Publisher::new();
-    let lanes = Lanes::start(Parts {
-        topology: &topology,
-        programs: &mut programs,
-        tun,
-        sockets: &sockets,
-        handle: &handle,
-        publisher: &mut publisher,
-    })?;
     let plan = Plan {
         tunnels: snapshots::tunnels(&topology, &configs, |tunnel| sockets.port(tunnel).unwrap_or(0)),
         tun: interface,
@@ -86,9 +77,20 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let tunnel =
         |(place, config): (&TunnelPlan, _)| (place.id, plan::tunnel(place, config, &plan.shared, &mut rng));
     let tunnels = places.map(tunnel).collect();
+    let publisher = Publisher::new();
     let gateway = Gateway::new(plan, kernel, view, tunnels, programs, sockets, handle, publisher);
     #[cfg(feature = "keylog")]
     let gateway = Gateway { keylog, ..gateway };
+    let mut gateway = gateway;
+    // Last, so that what comes first finds all doors open: a peer repeats its initiation only after 5 s.
+    let lanes = Lanes::start(Parts {
+        topology: &gateway.plan.topology,
+        programs: &mut gateway.programs,
+        tun,
+        sockets: &gateway.sockets,
+        handle: &gateway.handle,
+        publisher: &mut gateway.publisher,
+    })?;
     let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;

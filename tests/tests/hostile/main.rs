@@ -81,7 +81,10 @@ fn under_storm(underlay: Family) -> Result<()> {
     lab.offload(false)?;
     let cables = Cables::open(&lab)?;
     introduce(&lab)?;
-    let (mut a, mut b) = (start(&lab.a, &lab, 0)?, start(&lab.b, &lab, 1)?);
+    let mut a = start(&lab.a, &lab, 0)?;
+    // What came to A before it listened would be no replay to it later.
+    a.wait_ready(Duration::from_secs(15))?;
+    let mut b = start(&lab.b, &lab, 1)?;
     for gateway in [&mut a, &mut b] {
         gateway.wait_tunnels(Duration::from_secs(15))?;
     }
