@@ -1,8 +1,15 @@
 //! Packets that must arrive, and how.
 
-use super::*;
+use std::sync::Arc;
+
+use super::packets::{Inner, bytes, checksummed, ethernet};
+use super::site::{Plan, Site};
+use super::world::{Gateway, World};
+use super::{LAN, PATHS};
+use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::control::Injected;
-use crate::port::Destination;
+use crate::pipeline::snapshot::Egress;
+use crate::port::{Destination, Layer};
 
 fn received(gateway: &Gateway) -> Vec<Vec<u8>> {
     bytes(gateway.lan.take())

@@ -1,9 +1,19 @@
 //! Packets that must not get through: each reason for a drop, and what follows from it.
 
-use super::*;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::packets::{Inner, bytes, checksummed, ethernet};
+use super::site::{Plan, Site};
+use super::world::World;
+use super::{LAN, LAN_PORT, MTU};
+use crate::drops::Drop;
+use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::demux::Message;
 use crate::pipeline::inbound;
-use crate::port::Frame;
+use crate::pipeline::snapshot::{Egress, Encap, Group};
+use crate::port::{Frame, Layer, RxFrame};
 use crate::wireguard::message::DataHeader;
 use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
 
