@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{LAN, LAN_PORT, MTU, PATHS};
-use crate::aead::Key;
 use crate::clock::Boottime;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::pipeline::flow;
@@ -96,7 +95,7 @@ impl Site {
             local_index: self.local_index(i),
             remote_index: self.other().local_index(i),
         };
-        let keys = SessionKeys { send: Key::new(&self.key()), receive: Key::new(&self.other().key()) };
+        let keys = SessionKeys::new(&self.key(), &self.other().key());
         Arc::new(Session::new(id, keys, Role::Initiator, now, Arc::default()))
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::doubles::{Cancelled, Recorder, Watched};
 use super::packets::{ethernet, is_sealed};
 use super::site::{Plan, Site};
-use super::{LAN_PORT, PATHS, ROOM, START, TUN, UDP};
+use super::{LAN, LAN_PORT, PATHS, ROOM, START, TUN, UDP};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::drops::Drop;
 use crate::id::PortId;
-use crate::pipeline::snapshot::{Encap, Path, Snapshot};
+use crate::pipeline::snapshot::{Egress, Encap, Path, Snapshot};
 use crate::pipeline::{Lane, LaneCounters, Ports, encap, outbound};
 use crate::port::Layer;
 use crate::port::memory::{MemoryPort, MemoryWire};
@@ -70,6 +70,16 @@ impl Gateway {
             let mut paths = snapshot.paths.to_vec();
             change(&mut paths[i]);
             snapshot.paths = paths.into();
+        });
+    }
+
+    /// Has packets for the LAN leave by these ports.
+    pub(super) fn set_lan_ports(&mut self, by: &[PortId]) {
+        self.publish(|snapshot| {
+            let mut egresses = (*snapshot.egresses).clone();
+            let Some(Egress::Ethernet { ports, .. }) = egresses.get_mut(&LAN) else { panic!("no LAN") };
+            *ports = by.iter().copied().collect();
+            snapshot.egresses = Arc::new(egresses);
         });
     }
 
