@@ -68,9 +68,11 @@ pub struct Options {
     workers: Option<NonZeroUsize>,
     /// Settings that wg-quick's format cannot say; all of them optional:
     /// workers = N, guard = "off"|"keep", transit = true|false,
-    /// [[group]] with name = "..." and peers = ["TUNNEL", "TUNNEL/PEER", ...]
+    /// [[group]] with name = "..." and peers = ["TUNNEL", "TUNNEL/PEER", ...],
+    /// [tunnel.TUNNEL] with roaming = true|false and copy_dscp = true|false
     /// [default: /etc/forwarder/forwarder.toml if it exists]
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    #[expect(clippy::doc_markdown, reason = "it is shown as it stands")]
     settings: Option<PathBuf>,
     /// Seal and open with this engine: avx512, avx2, ring or portable [default: the best that works here]
     #[arg(long, value_name = "ENGINE")]
@@ -93,6 +95,15 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Mistakes in forwarder.toml send the operator there.
+    #[test]
+    fn the_help_of_run_has_all_settings() {
+        let help = Cli::command().find_subcommand_mut("run").expect("run").render_long_help().to_string();
+        let settings =
+            ["workers", "guard", "transit", "[[group]]", "name", "peers", "[tunnel.", "roaming", "copy_dscp"];
+        assert!(settings.iter().all(|setting| help.contains(setting)), "{help}");
     }
 
     #[test]

@@ -111,8 +111,7 @@ mod tests {
 
     fn session() -> Arc<Session> {
         let id = SessionId { tunnel: TunnelId(0), peer: PeerId(0), local_index: 1, remote_index: 2 };
-        let [send, receive] = [1, 2].map(|byte| crate::aead::Key::new(&[byte; 32]));
-        let keys = SessionKeys { send, receive };
+        let keys = SessionKeys::new(&[1; 32], &[2; 32]);
         Arc::new(Session::new(id, keys, Role::Initiator, clock::boottime(), Arc::default()))
     }
 

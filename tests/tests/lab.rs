@@ -25,15 +25,16 @@ fn nothing_is_left_of_a_lab_when_a_signal_ends_its_process() {
         BufReader::new(up.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (folder, daemon) = line.trim().split_once(' ').unwrap();
         let prefix = format!("fwd-{}-", up.id());
-        assert_eq!(netns::list(&prefix).unwrap().len(), 4);
+        assert!(netns::list(&prefix).unwrap().len() >= 4);
         assert!(Path::new(folder).exists());
 
         kill(Pid::from_raw(up.id().cast_signed()), signal).unwrap();
         assert_eq!(up.wait().unwrap().code(), Some(128 + signal as i32), "{signal}");
         assert_eq!(netns::list(&prefix).unwrap(), Vec::<String>::new(), "{signal}");
-        assert!(!Path::new(folder).exists(), "{signal}: {folder}");
-        let etc = fs::read_dir("/etc/netns").unwrap().flatten();
-        assert_eq!(etc.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).count(), 0);
+        for directory in [Path::new(folder).parent().unwrap(), Path::new("/etc/netns")] {
+            let mut names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+            assert_eq!(names.find(|name| name.to_string_lossy().starts_with(&prefix)), None, "{signal}");
+        }
         let daemon = Path::new("/proc").join(daemon);
         assert!(wait_until(PATIENCE, || Ok(!daemon.exists())).unwrap(), "{signal}: the daemon lives on");
     }

@@ -21,6 +21,7 @@ mod routing;
 mod serve;
 pub mod snapshots;
 mod start;
+mod turn;
 mod uapi;
 mod world;
 

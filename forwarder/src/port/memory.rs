@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Arena, Destination, Layer, Port, PortCounters, RxFrame, TxFrame};
+use crate::sync::lock;
 
 /// A port without a device. Like a device it sends only when it is flushed, and only then do its
 /// transmit frames come back.
@@ -55,8 +56,8 @@ impl MemoryPort {
         Ok((port, MemoryWire(wire)))
     }
 
-    fn wire(&self) -> std::sync::MutexGuard<'_, Wire> {
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        lock(&self.wire)
     }
 }
 
@@ -64,7 +65,7 @@ impl Port for MemoryPort {
     fn receive(&mut self, origin: u16, max: usize, into: &mut Vec<RxFrame>) -> usize {
         let mut received = 0;
         while received < max {
-            let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut wire = lock(&self.wire);
             if wire.inbox.is_empty() {
                 break;
             }
@@ -75,8 +76,7 @@ impl Port for MemoryPort {
             let len = frame.len();
             frame.bytes_mut().copy_from_slice(&bytes[..len]);
             wire.outstanding_rx += 1;
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += len as u64;
+            self.counters.received(len);
             into.push(RxFrame { frame, layer, origin });
             received += 1;
         }
@@ -104,10 +104,9 @@ impl Port for MemoryPort {
     }
 
     fn flush(&mut self) {
-        let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wire = lock(&self.wire);
         for frame in self.queued.drain(..) {
-            self.counters.tx_packets += 1;
-            self.counters.tx_bytes += frame.frame.len() as u64;
+            self.counters.sent(frame.frame.len(), true);
             wire.outbox.push(Sent { bytes: frame.frame.bytes().to_vec(), destination: frame.destination });
             wire.outstanding_tx -= 1;
             self.tx.give(frame.frame);
@@ -140,7 +139,7 @@ impl MemoryWire {
         (wire.outstanding_rx, wire.outstanding_tx)
     }
 
-    fn wire(&self) -> std::sync::MutexGuard<'_, Wire> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        lock(&self.0)
     }
 }

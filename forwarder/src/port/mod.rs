@@ -129,6 +129,24 @@ pub struct PortCounters {
     pub rx_lost: u64,
 }
 
+impl PortCounters {
+    /// Counts a received frame of `len` bytes.
+    fn received(&mut self, len: usize) {
+        self.rx_packets += 1;
+        self.rx_bytes += len as u64;
+    }
+
+    /// Counts a frame of `len` bytes that the device took, or refused.
+    fn sent(&mut self, len: usize, taken: bool) {
+        if taken {
+            self.tx_packets += 1;
+            self.tx_bytes += len as u64;
+        } else {
+            self.tx_failed += 1;
+        }
+    }
+}
+
 /// The layer-3 interface and the port of an Ethernet frame, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attachment {

@@ -88,17 +88,12 @@ impl Port for QueueTx {
     }
 
     fn transmit(&mut self, frame: TxFrame) {
-        let len = frame.frame.len() as u64;
-        match self.forth.push(frame.frame) {
-            Ok(()) => {
-                self.counters.tx_packets += 1;
-                self.counters.tx_bytes += len;
-                self.queued = true;
-            }
-            Err(frame) => {
-                self.counters.tx_failed += 1;
-                self.arena.give(frame);
-            }
+        let len = frame.frame.len();
+        let pushed = self.forth.push(frame.frame);
+        self.counters.sent(len, pushed.is_ok());
+        match pushed {
+            Ok(()) => self.queued = true,
+            Err(frame) => self.arena.give(frame),
         }
     }
 

@@ -63,12 +63,7 @@ impl TunPort {
     }
 
     fn sent(&mut self, frame: Frame, token: u16, sent: bool) {
-        if sent {
-            self.counters.tx_packets += 1;
-            self.counters.tx_bytes += frame.len() as u64;
-        } else {
-            self.counters.tx_failed += 1;
-        }
+        self.counters.sent(frame.len(), sent);
         match token {
             OWN => self.free.give(frame),
             worker => self.from_workers[usize::from(worker - 1)].give_back(frame),
@@ -82,8 +77,7 @@ impl Port for TunPort {
         let before = into.len();
         while into.len() - before < max {
             let Some(Received { frame, .. }) = self.uring.next_received() else { break };
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += frame.len() as u64;
+            self.counters.received(frame.len());
             into.push(RxFrame { frame, layer: Layer::Ip, origin });
         }
         into.len() - before

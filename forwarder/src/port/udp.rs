@@ -6,7 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use super::uring::{MESSAGE_ROOM, Received, Receiver, Uring, UringError};
 use super::{Arena, Destination, Frame, Layer, Port, PortCounters, RxFrame, TxFrame};
 use crate::id::TunnelId;
+use crate::sync::lock;
 
 /// Bytes that each socket may hold until the port reads them: some 20 ms of a gigabit.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -139,8 +140,8 @@ impl UdpSockets {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Bound> {
-        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Bound> {
+        lock(&self.tunnels)
     }
 }
 
@@ -301,12 +302,7 @@ impl UdpPort {
     }
 
     fn sent(&mut self, frame: Frame, sent: bool) {
-        if sent {
-            self.counters.tx_packets += 1;
-            self.counters.tx_bytes += frame.len() as u64;
-        } else {
-            self.counters.tx_failed += 1;
-        }
+        self.counters.sent(frame.len(), sent);
         self.free.give(frame);
     }
 }
@@ -324,8 +320,7 @@ impl Port for UdpPort {
                 self.uring.provide(frame);
                 continue;
             };
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += frame.len() as u64;
+            self.counters.received(frame.len());
             let layer = Layer::Datagram { tunnel, source: message.source, ds: message.tos };
             into.push(RxFrame { frame, layer, origin });
         }

@@ -286,8 +286,7 @@ impl Port for XskPort {
             let Some((index, offset)) = self.locate(desc) else { continue };
             let mut frame = self.lend(index);
             frame.set_range(offset, desc.lengths().data());
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += frame.len() as u64;
+            self.counters.received(frame.len());
             into.push(RxFrame { frame, layer: Layer::Ethernet(self.port), origin });
         }
         self.scratch = scratch;

@@ -20,7 +20,7 @@ use super::crypto::{self, Point, PrivateKey, PublicKey, Secret, kdf, on_wiped_st
 use super::message::{Initiation, Response};
 use super::session::SessionKeys;
 use super::tai64n::Tai64n;
-use crate::aead::{self, TAG_LEN};
+use crate::aead::TAG_LEN;
 
 const CONSTRUCTION: &[u8] = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
@@ -116,7 +116,7 @@ impl Initiated {
             let key = state.mix_preshared(&peer.preshared);
             state.open(&key, &response.sealed_empty, &mut [])?;
             let [send, receive] = state.split();
-            Some(SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) })
+            Some(SessionKeys::new(&send, &receive))
         })
     }
 }
@@ -184,7 +184,7 @@ impl Received {
             let key = self.state.mix_preshared(&peer.preshared);
             self.state.seal(&key, &[], &mut message.sealed_empty);
             let [receive, send] = self.state.split();
-            Some((message, SessionKeys { send: aead::Key::new(&send), receive: aead::Key::new(&receive) }))
+            Some((message, SessionKeys::new(&send, &receive)))
         })
     }
 }

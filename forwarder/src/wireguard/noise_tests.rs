@@ -8,6 +8,7 @@ use snow::resolvers::{DefaultResolver, FallbackResolver, RingResolver};
 use snow::{HandshakeState, StatelessTransportState};
 
 use super::*;
+use crate::aead;
 use crate::wireguard::message::{RESPONSE_LEN, TYPE_RESPONSE};
 
 /// Where ephemeral, static key and timestamp stand in an initiation.

@@ -31,6 +31,13 @@ pub struct SessionKeys {
     pub receive: aead::Key,
 }
 
+impl SessionKeys {
+    /// From the 32 bytes of each.
+    pub fn new(send: &[u8; 32], receive: &[u8; 32]) -> Self {
+        Self { send: aead::Key::new(send), receive: aead::Key::new(receive) }
+    }
+}
+
 /// Which side of the handshake we were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -209,7 +216,7 @@ mod tests {
 
     fn session() -> Session {
         let id = SessionId { tunnel: TunnelId(0), peer: PeerId(0), local_index: 1, remote_index: 2 };
-        let keys = SessionKeys { send: aead::Key::new(&[1; 32]), receive: aead::Key::new(&[2; 32]) };
+        let keys = SessionKeys::new(&[1; 32], &[2; 32]);
         Session::new(id, keys, Role::Initiator, Boottime::from_nanos(5), Arc::default())
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rand::CryptoRng;
 
@@ -11,6 +11,7 @@ use super::crypto::PublicKey;
 use super::tai64n::Tai64n;
 use crate::clock::Wall;
 use crate::id::{PeerId, TunnelId};
+use crate::sync::lock;
 
 /// Accepted initiations that are remembered per pair of keys.
 const REMEMBERED: usize = 64;
@@ -109,10 +110,6 @@ impl Drop for Index {
     fn drop(&mut self) {
         lock(&self.shared.indices).remove(&self.value);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

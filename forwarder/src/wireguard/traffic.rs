@@ -4,6 +4,7 @@
 //! it is level-triggered: a reader that comes late sees the latest state and has lost nothing.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::DerefMut;
 use std::sync::PoisonError;
 
 use crossbeam::utils::CachePadded;
@@ -81,21 +82,25 @@ impl Source {
         if self.known_is(endpoint.remote) {
             return;
         }
-        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut candidate = self.candidate();
         *candidate = Some(endpoint);
         self.know(endpoint.remote);
     }
 
     /// Takes the source that was noted since the last call, if it changed.
     pub(super) fn take(&self) -> Option<Endpoint> {
-        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.candidate().take()
     }
 
     /// Sets the address that is not news, forgetting what was noted.
     pub(super) fn reset(&self, remote: SocketAddr) {
-        let mut candidate = self.candidate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut candidate = self.candidate();
         *candidate = None;
         self.know(remote);
+    }
+
+    fn candidate(&self) -> impl DerefMut<Target = Option<Endpoint>> {
+        self.candidate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn know(&self, remote: SocketAddr) {

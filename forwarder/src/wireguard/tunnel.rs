@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::CryptoRng;
@@ -19,6 +19,7 @@ use super::shared::Shared;
 use super::slots::Slots;
 use crate::clock::{Boottime, Wall};
 use crate::id::{PeerId, TunnelId};
+use crate::sync::lock;
 
 /// What a tunnel needs to know of a peer.
 #[derive(Clone)]
@@ -158,7 +159,7 @@ impl Tunnel {
     /// greatest timestamps, endpoints and traffic.
     pub fn set_private_key(&mut self, key: &PrivateKey, now: Boottime, rng: &mut dyn CryptoRng) {
         self.identity = identity(key, rng);
-        self.door.lock().unwrap_or_else(PoisonError::into_inner).set_key(&self.identity.public, now, rng);
+        lock(&self.door).set_key(&self.identity.public, now, rng);
         for peer in self.peers.values_mut() {
             peer.set_identity(&self.identity, &mut self.outbox);
         }
@@ -211,7 +212,7 @@ impl Tunnel {
         under_load: bool,
     ) -> Result<(), Refusal> {
         let admitted = {
-            let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut door = lock(&self.door);
             door.admit(now, rng, source, message, under_load)
         };
         match admitted {

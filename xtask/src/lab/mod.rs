@@ -264,7 +264,13 @@ pub fn remove_on_signal() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            let _ = remove_kept(false);
+            netns::stop_others();
+            // The first time meets what the others are just making or removing.
+            for _ in 0..5 {
+                if matches!(remove_kept(false), Ok(0)) {
+                    break;
+                }
+            }
             std::process::exit(128 + signal);
         }
     });

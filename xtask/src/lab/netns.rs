@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 
@@ -21,6 +22,7 @@ impl Netns {
     /// # Errors
     /// Not root, or the name is taken.
     pub fn create(name: String) -> Result<Self> {
+        wait_if_stopped();
         Command::new("ip").args(["netns", "add", &name]).quietly()?;
         let namespace = Self { name, keep: false };
         namespace.ip("link set lo up")?;
@@ -92,10 +94,25 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
+        wait_if_stopped();
         if !self.keep {
             // Nothing sensible can be done about a failure on the way out.
             let _ = Command::new("ip").args(["netns", "del", &self.name]).quietly();
         }
+    }
+}
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the caller alone makes and removes this process's namespaces, until it ends the process: other
+/// threads that would, wait for that.
+pub(super) fn stop_others() {
+    STOPPED.store(true, Ordering::SeqCst);
+}
+
+fn wait_if_stopped() {
+    while STOPPED.load(Ordering::SeqCst) {
+        std::thread::park();
     }
 }
 

@@ -1,8 +1,12 @@
 //! Packets that must arrive, and how.
 
-use super::*;
+use super::PATHS;
+use super::packets::{Inner, bytes, checksummed, ethernet};
+use super::site::{Plan, Site};
+use super::world::{Gateway, World};
+use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::control::Injected;
-use crate::port::Destination;
+use crate::port::{Destination, Layer};
 
 fn received(gateway: &Gateway) -> Vec<Vec<u8>> {
     bytes(gateway.lan.take())
@@ -310,13 +314,7 @@ fn inner_wireguard_is_carried() {
 fn control_case_a_clear_frame_is_caught() {
     let mut world = World::new(Plan::default());
     // A route that sends an opened packet out by a wire.
-    world.b.publish(|snapshot| {
-        let mut egresses = (*snapshot.egresses).clone();
-        if let Some(Egress::Ethernet { ports, .. }) = egresses.get_mut(&LAN) {
-            *ports = [PortId(2)].into_iter().collect();
-        }
-        snapshot.egresses = Arc::new(egresses);
-    });
+    world.b.set_lan_ports(&[PortId(2)]);
     world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     world.settle();
 }

@@ -3,11 +3,21 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::*;
+use super::packets::{Inner, bytes, checksummed, ethernet};
+use super::site::{Plan, Site};
+use super::world::World;
+use super::{LAN_PORT, PATHS};
+use crate::drops::Drop;
 use crate::fuzzing::Reader;
+use crate::id::{PeerId, TunnelId};
 use crate::pipeline::control::Injected;
+use crate::pipeline::parse;
+use crate::pipeline::snapshot::Snapshot;
+use crate::port::Layer;
 
 /// Steps per input.
 const STEPS: usize = 64;

@@ -2,10 +2,16 @@
 //! check leaves.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::*;
-use crate::port::BURST;
+use super::packets::{Inner, bytes, ethernet};
+use super::site::Plan;
+use super::world::World;
+use super::{LAN_PORT, PATHS};
+use crate::drops::Drop;
+use crate::id::{PortId, TunnelId};
+use crate::port::memory::MemoryWire;
+use crate::port::{BURST, Layer};
 
 const FRAMES: usize = 1_000_000;
 

@@ -1,9 +1,19 @@
 //! Packets that must not get through: each reason for a drop, and what follows from it.
 
-use super::*;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::packets::{Inner, bytes, checksummed, ethernet};
+use super::site::{Plan, Site};
+use super::world::World;
+use super::{LAN_PORT, MTU};
+use crate::drops::Drop;
+use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::demux::Message;
 use crate::pipeline::inbound;
-use crate::port::Frame;
+use crate::pipeline::snapshot::{Encap, Group};
+use crate::port::{Frame, Layer, RxFrame};
 use crate::wireguard::message::DataHeader;
 use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
 
@@ -281,13 +291,7 @@ fn ports_without_room() {
     expect(&mut world, false, Drop::PortDown);
 
     let mut world = World::new(Plan::default());
-    world.b.publish(|snapshot| {
-        let mut egresses = (*snapshot.egresses).clone();
-        if let Some(Egress::Ethernet { ports, .. }) = egresses.get_mut(&LAN) {
-            ports.clear();
-        }
-        snapshot.egresses = Arc::new(egresses);
-    });
+    world.b.set_lan_ports(&[]);
     world.a.lan_sends(&Inner::between(world.a.site, false).packet());
     expect(&mut world, true, Drop::PortDown);
 }

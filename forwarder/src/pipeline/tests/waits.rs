@@ -1,6 +1,12 @@
 //! Packets that wait for a session or a neighbour.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::packets::{Inner, bytes};
+use super::site::{Plan, Site};
+use super::world::{Gateway, World};
+use super::{LAN, START};
 use crate::pipeline::WAITING;
 use crate::wireguard::REKEY_ATTEMPT_TIME;
 

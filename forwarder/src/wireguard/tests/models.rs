@@ -14,7 +14,7 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
 
 fn session() -> Arc<Session> {
     let id = SessionId { tunnel: TunnelId(0), peer: PEER, local_index: 1, remote_index: 2 };
-    let keys = SessionKeys { send: aead::Key::new(&[1; 32]), receive: aead::Key::new(&[2; 32]) };
+    let keys = SessionKeys::new(&[1; 32], &[2; 32]);
     Arc::new(Session::new(id, keys, Role::Initiator, START, Arc::default()))
 }
 
