@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use xtask::command::exists;
+use tests::lab::able;
 use xtask::lab::attack::{Flood, Range};
 use xtask::lab::gateway::Gateway;
-use xtask::lab::{Lab, Options, Wire, kernel_has};
-use xtask::test::not_run;
+use xtask::lab::{Lab, Options, Wire};
 use xtask::workspace;
 
 /// Packets a second: more than a debug build answers, so that it comes under load.
@@ -42,22 +41,6 @@ fn under(test: &str, flood: Flood) {
     if able(test) {
         flooded(flood).unwrap();
     }
-}
-
-fn able(test: &str) -> bool {
-    if !xtask::elevate::is_root() {
-        not_run(test, "network namespaces need root");
-        return false;
-    }
-    if let Some(missing) = ["ip", "tc", "ethtool", "wg", "taskset"].iter().find(|p| !exists(p)) {
-        not_run(test, &format!("there is no `{missing}`"));
-        return false;
-    }
-    let has_veth = kernel_has("veth").unwrap();
-    if !has_veth {
-        not_run(test, "the kernel has no veth");
-    }
-    has_veth
 }
 
 fn flooded(flood: Flood) -> Result<()> {

@@ -56,12 +56,19 @@ fn overheard(tap: &PacketSocket) -> Vec<Vec<u8>> {
     frames.filter(|frame| kind(frame).is_some()).collect()
 }
 
-/// The type of a WireGuard message in a frame.
+/// The type of a WireGuard message in a frame. The length tells it from bent LAN packets, which the gateways
+/// forward outside of all tunnels where a flipped bit made their destination another.
 pub fn kind(frame: &[u8]) -> Option<u8> {
-    match udp_payload(frame)? {
-        &[kind @ 1..=4, 0, 0, 0, ..] => Some(kind),
-        _ => None,
-    }
+    let message = udp_payload(frame)?;
+    let &[kind, 0, 0, 0, ..] = message else { return None };
+    let right = match kind {
+        1 => message.len() == 148,
+        2 => message.len() == 92,
+        3 => message.len() == 64,
+        4 => message.len() >= 32,
+        _ => false,
+    };
+    right.then_some(kind)
 }
 
 fn mac(gateway: &Netns, port: &str) -> Result<[u8; 6]> {

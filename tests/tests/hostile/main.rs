@@ -13,12 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use cables::{Cables, inside, kind};
 use storm::Storm;
 use tests::frames::{IPV4, IPV6, UDP, ethernet, ipv4, ipv6, mend, udp};
-use xtask::command::exists;
+use tests::lab::able;
 use xtask::lab::address::{lan4, lan6, listen_port};
 use xtask::lab::gateway::{Counters, Gateway};
 use xtask::lab::traffic::{ping, wait_reachable};
-use xtask::lab::{Family, Lab, Options, Side, Site, Wire, kernel_has};
-use xtask::test::not_run;
+use xtask::lab::{Family, Lab, Options, Side, Site, Wire};
 use xtask::workspace;
 
 /// Frames that anyone could send.
@@ -52,23 +51,6 @@ fn a_wrong_key_gets_no_session() {
     if able("a_wrong_key_gets_no_session") {
         stranger::knocks().unwrap();
     }
-}
-
-/// Whether the machine has what a lab is made of; else the test is reported as not run.
-fn able(test: &str) -> bool {
-    if !xtask::elevate::is_root() {
-        not_run(test, "network namespaces need root");
-        return false;
-    }
-    if let Some(missing) = ["ip", "tc", "ethtool", "wg", "ping", "taskset"].iter().find(|p| !exists(p)) {
-        not_run(test, &format!("there is no `{missing}`"));
-        return false;
-    }
-    let has_veth = kernel_has("veth").unwrap();
-    if !has_veth {
-        not_run(test, "the kernel has no veth");
-    }
-    has_veth
 }
 
 fn start(site: &Site, lab: &Lab, core: usize) -> Result<Gateway> {

@@ -100,7 +100,6 @@ struct Figures {
 /// # Errors
 /// The lab fails, or a goal is missed.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
-    lab::remove_on_signal()?;
     progress.step("building two sites");
     let lab = Lab::build(lab::Options { ports: 1, wire: Wire::Switch, ..lab::Options::default() })?;
     lab.offload(false)?;

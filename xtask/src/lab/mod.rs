@@ -255,7 +255,7 @@ pub fn kernel_has(device_type: &str) -> Result<bool> {
 ///
 /// # Errors
 /// The signals cannot be caught.
-pub fn remove_on_signal() -> Result<()> {
+fn remove_on_signal() -> Result<()> {
     static CAUGHT: AtomicBool = AtomicBool::new(false);
     if CAUGHT.swap(true, Ordering::Relaxed) {
         return Ok(());
