@@ -68,7 +68,7 @@ pub struct Gateway {
     pub view: View,
     /// The tunnels' protocol state.
     pub tunnels: BTreeMap<TunnelId, wireguard::Tunnel>,
-    /// The ports' XDP programs, by [`PortId`].
+    /// The ports' XDP programs, by [`PortId`](crate::id::PortId).
     pub programs: Vec<Program>,
     /// The tunnels' UDP sockets.
     pub sockets: Arc<UdpSockets>,

@@ -131,19 +131,30 @@ async fn a_failure_forgets_no_news() {
 #[tokio::test]
 async fn another_name_is_looked_up_at_once() {
     let (mut gateway, mut lanes) = gateway(vec![tunnel("wg0", &["Endpoint = 127.0.0.1:1"])]);
-    let peer = gateway.plan.topology.tunnels[0].peers[0];
-    let renamed = vec![tunnel("wg0", &["Endpoint = localhost:9"])];
-    gateway.reconfigure(renamed, &mut rng()).await.expect("a change");
-    let found = |gateway: &Gateway| gateway.status(peer).and_then(|status| status.endpoint);
+    let named = |name| tunnel(name, &["Endpoint = localhost:9"]);
+    gateway.reconfigure(vec![named("wg0")], &mut rng()).await.expect("a change");
+    found(&mut gateway, &mut lanes).await;
+    // Nor is the pause between two lookups for who is new.
+    let mut both = [gateway.configs(), &[named("wg1")]].concat();
+    both[1].private_key = crate::wireguard::PrivateKey([7; 32]);
+    gateway.reconfigure(both, &mut rng()).await.expect("a change");
+    found(&mut gateway, &mut lanes).await;
+}
+
+/// Takes turns until the endpoints of all peers have port 9.
+async fn found(gateway: &mut Gateway, lanes: &mut [Subscriber; 2]) {
+    let endpoints = |gateway: &Gateway| -> Vec<_> {
+        gateway.peers().map(|peer| gateway.status(peer).and_then(|status| status.endpoint)).collect()
+    };
     for _ in 0..100 {
-        settle(&mut lanes);
         gateway.turn(&mut rng()).await;
-        if found(&gateway).is_some_and(|endpoint| endpoint.port() == 9) {
+        settle(lanes);
+        if endpoints(gateway).iter().all(|endpoint| endpoint.is_some_and(|endpoint| endpoint.port() == 9)) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("still {:?}", found(&gateway));
+    panic!("still {:?}", endpoints(gateway));
 }
 
 /// Ids have holes when a tunnel is gone, and nobody listens on port 0.

@@ -35,7 +35,7 @@ pub struct Names {
     lookups: HashMap<Name, oneshot::Receiver<Outcome>>,
     answered: HashMap<Name, Boottime>,
     failing: HashMap<Name, String>,
-    /// Peers to whom the operator gave another name, which has not been found yet.
+    /// Peers to whom the operator gave a name that has not been found yet.
     renamed: HashSet<PeerId>,
 }
 

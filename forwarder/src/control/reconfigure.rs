@@ -246,6 +246,7 @@ impl Gateway {
         match &change.what {
             What::Added => {
                 let tunnel = plan::tunnel(plan, config, &self.plan.shared, rng);
+                places().for_each(|(id, section)| self.names.follow(id, section.endpoint_name.as_ref()));
                 let peers = plan.peers.clone();
                 self.tunnels.insert(plan.id, tunnel);
                 self.greet_these(peers, rng);
@@ -265,7 +266,7 @@ impl Gateway {
                 let tunnel = self.tunnels.get_mut(&plan.id);
                 let (Some((id, section)), Some(tunnel)) = (place, tunnel) else { return };
                 apply_to_peer(tunnel, id, section, what);
-                if *what == PeerWhat::Endpoint {
+                if matches!(what, PeerWhat::Added | PeerWhat::Endpoint) {
                     self.names.follow(id, section.endpoint_name.as_ref());
                 }
                 if *what == PeerWhat::Added {

@@ -1,7 +1,7 @@
 //! What the kernel must know for `run`: the TUN's addresses and routes, and the fail-closed routes that
 //! stand before and behind them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -126,7 +126,7 @@ pub async fn withdraw(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: Interfa
 
 /// Adds all of `more` but what is there already, and notes in `added` what it did.
 async fn add(kernel: &Kernel, more: &Wanted, added: &mut Wanted, tun: InterfaceId) -> Result<(), Error> {
-    let present = kernel.our_routes().await?;
+    let present: HashSet<Route> = kernel.our_routes().await?.into_iter().collect();
     for (prefix, table) in &more.guards {
         let guard = Route::unreachable(*prefix, *table);
         // The operator's own route to the TUN may have brought it.

@@ -91,8 +91,11 @@ impl Gateway {
         let routes = &self.view.routes;
         let theirs = routes.iter().filter(|r| r.interface == Some(self.plan.tun) && r.protocol != PROTOCOL);
         let theirs = theirs.filter(|r| r.kind == RouteKind::Unicast && r.prefix.prefix_len() > 0);
-        let guards: Vec<Route> = theirs.map(|r| Route::unreachable(r.prefix, r.table)).collect();
-        for guard in guards.iter().filter(|guard| !routes.contains(guard)) {
+        let mut missing: HashSet<Route> = theirs.map(|r| Route::unreachable(r.prefix, r.table)).collect();
+        for route in routes {
+            missing.remove(route);
+        }
+        for guard in &missing {
             self.kernel.add_route(guard).await?;
         }
         Ok(())

@@ -16,6 +16,7 @@
 //! until the janitor of the one before is done. To leave the routes after any exit (`guard = "keep"`), start no
 //! janitor.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -45,15 +46,13 @@ pub async fn close(kernel: &Kernel, prefixes: &[(IpNet, u32)]) -> Result<(), Err
         prefixes.iter().map(|(prefix, table)| Route::unreachable(*prefix, *table)).collect();
     let guards = |r: &Route| r.kind == RouteKind::Unreachable && r.metric == GUARD_METRIC;
     let present: Vec<Route> = kernel.our_routes().await?.into_iter().filter(guards).collect();
-    let mut added: Vec<Route> = Vec::new();
-    for route in wanted.iter().filter(|r| !present.contains(r)) {
-        // Two groups may name one prefix.
-        if !added.contains(route) {
-            kernel.add_route(route).await?;
-            added.push(*route);
-        }
+    let mut there: HashSet<Route> = present.iter().copied().collect();
+    // Two groups may name one prefix.
+    for route in wanted.iter().filter(|route| there.insert(**route)) {
+        kernel.add_route(route).await?;
     }
-    for route in present.iter().filter(|r| !wanted.contains(r)) {
+    let wanted: HashSet<Route> = wanted.into_iter().collect();
+    for route in present.iter().filter(|route| !wanted.contains(*route)) {
         kernel.remove_route(route).await?;
     }
     Ok(())

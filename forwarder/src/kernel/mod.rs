@@ -140,7 +140,7 @@ pub struct Address {
 }
 
 /// A route. Of a multipath route, `interface` and `gateway` are those of its first next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// Destination.
     pub prefix: IpNet,
@@ -255,7 +255,7 @@ impl fmt::Display for DefaultRules {
 }
 
 /// What a route does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteKind {
     /// Forwards.
     Unicast,

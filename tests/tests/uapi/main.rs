@@ -150,7 +150,8 @@ fn what_runs_is_shown() {
     let mut stranger = a.gateway.command(alone.get_program());
     stranger.args(alone.get_args()).args("--reuid=65534 --clear-groups wg show wg0 dump".split(' '));
     let error = stranger.text().unwrap_err().to_string();
-    assert!(error.ends_with("Protocol error"), "{error}");
+    // The second is for a `wg` that had not written its question by then.
+    assert!(error.ends_with("Protocol error") || error.contains("SIGPIPE"), "{error}");
 
     ends.a.daemon.end_with(Signal::SIGKILL).unwrap();
     let gone = || Ok(fs::read_dir(&run)?.count() == 0);
