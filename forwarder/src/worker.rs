@@ -93,8 +93,8 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use super::*;
-    use crate::drops::Drop;
     use crate::id::{InterfaceId, PeerId, TunnelId};
+    use crate::pipeline::control::Refused;
     use crate::pipeline::{Control, Ports, Snapshot};
     use crate::publish::Publisher;
     use crate::wireguard::{Role, Session, SessionId, SessionKeys};
@@ -104,7 +104,7 @@ mod tests {
     impl Control for Nobody {
         fn want_session(&self, _: PeerId) {}
         fn want_neighbour(&self, _: InterfaceId, _: IpAddr) {}
-        fn handshake(&self, _: TunnelId, _: SocketAddr, _: &[u8]) -> Result<(), Drop> {
+        fn handshake(&self, _: TunnelId, _: SocketAddr, _: &[u8]) -> Result<(), Refused> {
             Ok(())
         }
     }

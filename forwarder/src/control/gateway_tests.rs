@@ -57,7 +57,7 @@ fn gateway(configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
         places.map(|(p, config)| (p.id, plan::tunnel(p, config, &plan.shared, &mut rng()))).collect();
     let mut publisher = Publisher::new();
     let lanes = [(); 2].map(|()| publisher.subscribe(&Arc::new(Snapshot::default())).expect("a lane"));
-    let handle = Arc::new(Handle::new(Arc::clone(&sockets)));
+    let handle = Arc::new(Handle::default());
     let kernel = Kernel::connect().expect("netlink");
     let mut gateway = Gateway::new(plan, kernel, view, tunnels, vec![], sockets, handle, publisher);
     gateway.view_due = clock::boottime() + Duration::from_hours(1);

@@ -14,7 +14,7 @@ use crate::clock::{self, Boottime};
 use crate::drops::Drop;
 use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId, TunnelId};
 use crate::pipeline::Control;
-use crate::port::udp::UdpSockets;
+use crate::pipeline::control::Refused;
 use crate::wireguard::message::Handshake;
 use crate::wireguard::{Door, Stopped};
 
@@ -45,8 +45,6 @@ pub type Doors = HashMap<TunnelId, Arc<Mutex<Door>>>;
 /// What lanes leave for the control thread.
 pub struct Handle {
     doors: Mutex<Doors>,
-    /// Where cookie replies leave.
-    sockets: Arc<UdpSockets>,
     /// Cookies are demanded until then, in nanoseconds of boot time.
     loaded_until: AtomicU64,
     /// Messages without a cookie since that was set last.
@@ -57,12 +55,11 @@ pub struct Handle {
     wake: Notify,
 }
 
-impl Handle {
+impl Default for Handle {
     /// Nothing is left yet. Handshake messages are taken as soon as there are doors.
-    pub fn new(sockets: Arc<UdpSockets>) -> Self {
+    fn default() -> Self {
         Self {
             doors: Mutex::default(),
-            sockets,
             loaded_until: AtomicU64::new(0),
             refused: AtomicUsize::new(0),
             handshakes: ArrayQueue::new(MAX_HANDSHAKES),
@@ -71,7 +68,9 @@ impl Handle {
             wake: Notify::new(),
         }
     }
+}
 
+impl Handle {
     /// Sets the doors of all tunnels.
     pub fn set_doors(&self, doors: Doors) {
         *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
@@ -111,13 +110,6 @@ impl Handle {
         }
         now.nanos() < self.loaded_until.load(Ordering::Relaxed)
     }
-
-    /// Cookie replies carry no mark, and one that is lost is asked for again.
-    fn send_cookie(&self, tunnel: TunnelId, to: SocketAddr, reply: &[u8]) {
-        if let Err(error) = self.sockets.send_to(tunnel, to, 0, reply) {
-            tracing::debug!("cannot send a cookie reply to {to}: {error}");
-        }
-    }
 }
 
 impl Control for Handle {
@@ -134,7 +126,7 @@ impl Control for Handle {
         }
     }
 
-    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Refused> {
         let now = clock::boottime();
         let loaded = self.is_loaded(now);
         let admitted = {
@@ -144,16 +136,13 @@ impl Control for Handle {
             door.admit(now, &mut rand::rng(), source, message, loaded)
         };
         let message = admitted.map_err(|stopped| match stopped {
-            Stopped::Malformed => Drop::Malformed,
-            Stopped::Mac1 => Drop::Mac1Wrong,
+            Stopped::Malformed => Drop::Malformed.into(),
+            Stopped::Mac1 => Drop::Mac1Wrong.into(),
             Stopped::CookieRequired(reply) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                if let Some(reply) = reply {
-                    self.send_cookie(tunnel, source, &reply.to_bytes());
-                }
-                Drop::CookieRequired
+                Refused { reason: Drop::CookieRequired, reply }
             }
-            Stopped::RateLimited => Drop::HandshakeRate,
+            Stopped::RateLimited => Drop::HandshakeRate.into(),
         })?;
         self.handshakes.push(Admitted { tunnel, source, message }).map_err(|_| Drop::ControlQueueFull)?;
         self.wake.notify_one();
@@ -167,7 +156,6 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::port::udp::TunnelSocket;
     use crate::wireguard::message::TYPE_COOKIE_REPLY;
     use crate::wireguard::{PeerConfig, PrivateKey, Shared, Tunnel};
 
@@ -182,18 +170,16 @@ mod tests {
 
     impl Arriving {
         fn at(&self, handle: &Handle) -> Result<(), Drop> {
-            handle.handshake(TUNNEL, self.source, &self.message)
+            handle.handshake(TUNNEL, self.source, &self.message).map_err(|refused| refused.reason)
         }
     }
 
-    /// A handle before one tunnel, and an initiation for it by a stranger, from a socket of the stranger's.
-    fn handle_and_message() -> (Handle, Arriving, std::net::UdpSocket) {
+    /// A handle before one tunnel, and an initiation for it by a stranger.
+    fn handle_and_message() -> (Handle, Arriving) {
         let rng = &mut StdRng::seed_from_u64(1);
         let (own, stranger) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
         let now = clock::boottime();
         let door = Tunnel::new(TUNNEL, &own, Arc::<Shared>::default(), now, rng).door();
-        let socket = TunnelSocket { file: "wg0.conf".into(), port: 0, fwmark: None };
-        let sockets = Arc::new(UdpSockets::open(&[socket]).expect("a socket"));
 
         let mut theirs = Tunnel::new(TUNNEL, &stranger, Arc::<Shared>::default(), now, rng);
         let config = PeerConfig {
@@ -206,18 +192,16 @@ mod tests {
         assert!(theirs.add_peer(&config, now));
         theirs.want_session(PeerId(0), now, clock::wall(), rng);
         let payload = theirs.poll_transmit().expect("an initiation").payload;
-        let source = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        source.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-        let message = Arriving { source: source.local_addr().expect("an address"), message: payload };
-        let handle = Handle::new(sockets);
+        let message = Arriving { source: ([192, 0, 2, 1], 7).into(), message: payload };
+        let handle = Handle::default();
         handle.set_doors([(TUNNEL, door)].into());
-        (handle, message, source)
+        (handle, message)
     }
 
     /// Lanes hand on what begins like a handshake message: here it must have its type's exact length.
     #[test]
     fn a_message_of_another_length_is_malformed() {
-        let (handle, message, _source) = handle_and_message();
+        let (handle, message) = handle_and_message();
         for len in [1, 147, 149] {
             let mut other = message.clone();
             other.message.resize(len, 0);
@@ -229,7 +213,7 @@ mod tests {
     /// Before the first configuration stands, and when a reload takes a tunnel away.
     #[test]
     fn a_message_for_no_tunnel_is_counted_as_such() {
-        let (handle, message, _source) = handle_and_message();
+        let (handle, message) = handle_and_message();
         handle.set_doors(Doors::new());
         assert_eq!(message.at(&handle), Err(Drop::NoTunnel));
         assert!(handle.next_handshake().is_none());
@@ -238,7 +222,7 @@ mod tests {
     /// Section 5.3: mac1 is checked first, and what fails takes no room and makes no load.
     #[test]
     fn a_flood_with_bad_mac1_is_queued_nowhere() {
-        let (handle, mut bad, _source) = handle_and_message();
+        let (handle, mut bad) = handle_and_message();
         let good = bad.clone();
         bad.message[120] ^= 1;
         for _ in 0..2 * MAX_HANDSHAKES {
@@ -249,19 +233,19 @@ mod tests {
         assert!(handle.next_handshake().is_none());
     }
 
-    /// Section 5.3: under load a cookie is demanded and sent, at once and from the tunnel's port; the queue
-    /// grows no further. Load ends a second after the queue was long.
+    /// Section 5.3: under load a cookie is demanded and given, at once; the queue grows no further. Load ends a second after the queue was long.
     #[test]
     fn a_flood_with_good_mac1_gets_cookies() {
-        let (handle, message, source) = handle_and_message();
+        let (handle, message) = handle_and_message();
         for _ in 0..LOADED {
             assert_eq!(message.at(&handle), Ok(()));
         }
-        assert_eq!(message.at(&handle), Err(Drop::CookieRequired));
-        let mut reply = [0; 128];
-        let (len, from) = source.recv_from(&mut reply).expect("a cookie reply");
-        let port = handle.sockets.port(TUNNEL).expect("a port");
-        assert_eq!((len, reply[0], from.port()), (64, 3, port));
+        let refused = handle.handshake(TUNNEL, message.source, &message.message).expect_err("loaded");
+        assert_eq!(refused.reason, Drop::CookieRequired);
+        assert_eq!(
+            refused.reply.map(|reply| reply.receiver.to_le_bytes()).as_ref(),
+            message.message[4..].first_chunk()
+        );
 
         while handle.next_handshake().is_some() {}
         assert_eq!(message.at(&handle), Err(Drop::CookieRequired), "latched");
@@ -273,7 +257,7 @@ mod tests {
     /// The kernel: under load from 512 of 4096 waiting handshake messages on, and for a second after that.
     #[test]
     fn load_begins_at_512_and_lasts_a_second() {
-        let (handle, message, _source) = handle_and_message();
+        let (handle, message) = handle_and_message();
         let at = |millis: u64| Boottime(Duration::from_millis(5000 + millis));
         assert!((0..511).all(|_| message.at(&handle).is_ok()));
         assert!(!handle.is_loaded(at(0)));
@@ -287,7 +271,7 @@ mod tests {
     /// A flood that goes on keeps the load up: else 512 of its messages a second would cost a DH each.
     #[test]
     fn refused_messages_are_load() {
-        let (handle, message, _source) = handle_and_message();
+        let (handle, message) = handle_and_message();
         let flood = |count: usize| (0..count).filter(|_| message.at(&handle).is_ok()).count();
         assert_eq!(flood(2 * LOADED), LOADED);
         while handle.next_handshake().is_some() {}
@@ -300,7 +284,7 @@ mod tests {
     /// The kernel's queue: 4096 handshake messages, and the next one is refused. Cookie replies pass under load.
     #[test]
     fn handshakes_are_queued_up_to_4096() {
-        let (handle, mut message, _source) = handle_and_message();
+        let (handle, mut message) = handle_and_message();
         message.message = [&[TYPE_COOKIE_REPLY, 0, 0, 0][..], &[0; 60]].concat();
         assert!((0..4096).all(|_| message.at(&handle).is_ok()));
         assert_eq!(message.at(&handle), Err(Drop::ControlQueueFull));

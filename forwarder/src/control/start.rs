@@ -61,7 +61,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let interface = tun.interface();
     routing::set_up(&kernel, &Wanted::new(&configs, topology.tun_mtu), interface).await?;
 
-    let handle = Arc::new(Handle::new(Arc::clone(&sockets)));
+    let handle = Arc::new(Handle::default());
     let plan = Plan {
         tunnels: snapshots::tunnels(&topology, &configs, |tunnel| sockets.port(tunnel).unwrap_or(0)),
         tun: interface,

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 
 use crate::drops::Drop;
 use crate::id::{InterfaceId, PeerId, TunnelId};
-use crate::wireguard::message::INITIATION_LEN;
+use crate::wireguard::message::{CookieReply, INITIATION_LEN};
 
 /// The control thread as lanes see it.
 pub trait Control: Send + Sync {
@@ -20,7 +20,22 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// Why it is not taken: [`Drop::Malformed`] when it is none.
-    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop>;
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Refused>;
+}
+
+/// A handshake message that is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Drop,
+    /// What the lane sends back to its source.
+    pub reply: Option<CookieReply>,
+}
+
+impl From<Drop> for Refused {
+    fn from(reason: Drop) -> Self {
+        Self { reason, reply: None }
+    }
 }
 
 /// A message that the control thread wants sent by a lane, so that it leaves by the path's own port.

@@ -52,7 +52,7 @@ pub(super) struct Sorted<'s> {
 }
 
 /// Sorts at most [`BURST`] frames.
-pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> Sorted<'s> {
+pub(super) fn sort<'s>(io: &mut Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> Sorted<'s> {
     let mut sorted = Sorted::default();
     for (position, frame) in frames.iter().enumerate() {
         let bytes = frame.frame.bytes();
@@ -61,7 +61,7 @@ pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> S
             Layer::Ip => sorted.packet(position, bytes, 0, None),
             Layer::Datagram { tunnel, source, ds } => match bytes.first() {
                 Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
-                    io.control.handshake(tunnel, source, bytes)
+                    handshake(io, tunnel, source, bytes)
                 }
                 _ => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
             },
@@ -71,6 +71,18 @@ pub(super) fn sort<'s>(io: &Io, snapshot: &'s Snapshot, frames: &[RxFrame]) -> S
         }
     }
     sorted
+}
+
+/// Hands a handshake message on, and sends the answer back if there is one now. What finds no free frame is
+/// asked for again.
+fn handshake(io: &mut Io, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+    io.control.handshake(tunnel, source, message).map_err(|refused| {
+        let sent = refused.reply.map(|reply| io.answer(tunnel, source, &reply.to_bytes()));
+        if let Some(Err(reason)) = sent {
+            io.counters.drops.count(reason);
+        }
+        refused.reason
+    })
 }
 
 impl<'s> Sorted<'s> {

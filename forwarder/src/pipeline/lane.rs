@@ -1,6 +1,7 @@
 //! A lane: what one thread needs to carry packets between its ports.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,7 +15,7 @@ use super::{demux, encap, inbound};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::drops::{self, Drop, DropCounters};
-use crate::id::PeerId;
+use crate::id::{PeerId, TunnelId};
 use crate::port::{BURST, Destination, Layer, RxFrame, TxFrame};
 use crate::wireguard::{HANDSHAKE_DS, REKEY_ATTEMPT_TIME};
 
@@ -159,7 +160,7 @@ impl Lane {
     /// Carries what stands in `rx`, and gives the frames back.
     fn carry(&mut self, cx: Context<'_>) {
         for frames in self.rx.chunks_mut(BURST) {
-            let sorted = demux::sort(&self.io, cx.snapshot, frames);
+            let sorted = demux::sort(&mut self.io, cx.snapshot, frames);
             inbound::run(&mut self.io, cx, &mut self.expected, frames, sorted.messages);
             outbound::run(&mut self.io, cx, frames, sorted.packets);
         }
@@ -215,6 +216,17 @@ impl Io {
             }
         }
         self.ports.transmit(exit.port, tx);
+    }
+
+    /// Sends `message` as a datagram from the tunnel's own UDP socket.
+    pub fn answer(&mut self, tunnel: TunnelId, to: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+        let port = self.ports.datagrams.ok_or(Drop::PortDown)?;
+        let mut tx = self.reserve(port, message.len())?;
+        tx.frame.set_range(0, message.len());
+        tx.frame.bytes_mut().copy_from_slice(message);
+        tx.destination = Destination::Datagram { tunnel, to, tos: 0 };
+        self.ports.transmit(port, tx);
+        Ok(())
     }
 
     fn path<'s>(&self, snapshot: &'s Snapshot, peer: PeerId) -> Result<Exit<'s>, Drop> {

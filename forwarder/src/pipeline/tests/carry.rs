@@ -4,9 +4,11 @@ use super::PATHS;
 use super::packets::{Inner, bytes, checksummed, ethernet};
 use super::site::{Plan, Site};
 use super::world::{Gateway, World};
+use crate::drops::Drop;
 use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::control::Injected;
 use crate::port::{Destination, Layer};
+use crate::wireguard::message::CookieReply;
 
 fn received(gateway: &Gateway) -> Vec<Vec<u8>> {
     bytes(gateway.lan.take())
@@ -282,6 +284,25 @@ fn handshakes_leave_by_the_path_and_reach_the_control_thread() {
     world.settle();
     let handshakes = world.b.control.handshakes.lock().unwrap();
     assert_eq!(*handshakes, [(TunnelId(2), source, message.to_vec())]);
+}
+
+/// From the socket that the message came to, without a mark; without a free frame it is counted.
+#[test]
+fn cookie_replies_go_back_to_the_source() {
+    let mut world = World::new(Plan { tx: 1, ..Plan::default() });
+    let reply = CookieReply { receiver: 7, nonce: [1; 24], sealed_cookie: [2; 32] };
+    *world.a.control.cookies.lock().unwrap() = Some(reply);
+    let mut message = [0; 148];
+    message[0] = 1;
+    let (tunnel, source) = (TunnelId(2), world.b.site.endpoint(2));
+    for _ in 0..2 {
+        world.a.udp.push(Layer::Datagram { tunnel, source, ds: 0x88 }, message);
+    }
+    world.a.turn(world.now);
+    let [sent] = &world.a.udp.take()[..] else { panic!("one datagram") };
+    let to = Destination::Datagram { tunnel, to: source, tos: 0 };
+    assert_eq!((sent.destination, &sent.bytes[..]), (to, &reply.to_bytes()[..]));
+    assert_eq!((world.a.drops(Drop::CookieRequired), world.a.drops(Drop::TxFull)), (2, 1));
 }
 
 /// An empty message is noted as received, and nothing goes further.

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use crate::drops::Drop;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::pipeline::Control;
+use crate::pipeline::control::Refused;
 use crate::port::memory::MemoryPort;
 use crate::port::{Port, PortCounters, RxFrame, TxFrame};
-use crate::wireguard::message::Handshake;
+use crate::wireguard::message::{CookieReply, Handshake};
 
 /// Notes what lanes ask for.
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(super) struct Recorder {
     pub(super) neighbours: Mutex<Vec<(InterfaceId, IpAddr)>>,
     pub(super) handshakes: Mutex<Vec<(TunnelId, SocketAddr, Vec<u8>)>>,
     pub(super) full: AtomicBool,
+    /// Answers all handshake messages.
+    pub(super) cookies: Mutex<Option<CookieReply>>,
 }
 
 impl Control for Recorder {
@@ -28,10 +31,13 @@ impl Control for Recorder {
     fn want_neighbour(&self, interface: InterfaceId, address: IpAddr) {
         self.neighbours.lock().unwrap().push((interface, address));
     }
-    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Drop> {
+    fn handshake(&self, tunnel: TunnelId, source: SocketAddr, message: &[u8]) -> Result<(), Refused> {
         Handshake::parse(message).ok_or(Drop::Malformed)?;
         if self.full.load(Ordering::Relaxed) {
-            return Err(Drop::ControlQueueFull);
+            return Err(Drop::ControlQueueFull.into());
+        }
+        if let Some(reply) = *self.cookies.lock().unwrap() {
+            return Err(Refused { reason: Drop::CookieRequired, reply: Some(reply) });
         }
         self.handshakes.lock().unwrap().push((tunnel, source, message.to_vec()));
         Ok(())
