@@ -185,8 +185,11 @@ impl Peer {
         let mut jobs = [aead::Open { key, counter, source, destination: &mut packet, authentic: false }];
         aead::open(&mut jobs);
         let [aead::Open { authentic, .. }] = jobs;
+        if !authentic {
+            return None;
+        }
         session.note_received(self.now(), 1, message.len() as u64, u64::from(!packet.is_empty()), None);
-        authentic.then_some(packet)
+        Some(packet)
     }
 
     fn ping(&mut self, options: &Options, report: &mut Report) -> anyhow::Result<()> {

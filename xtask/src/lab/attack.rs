@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -132,7 +133,10 @@ impl<'a> Range<'a> {
         if flood == Flood::Unowned {
             to.set_port(UNOWNED);
         }
-        let mut command = Command::new(&self.bench);
+        // The attacker takes nothing of the gateway's core.
+        let core = Side::B.core() % thread::available_parallelism()?;
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &core.to_string()]).arg(&self.bench);
         command.args(["flood", "--iface", "a0", "--kind", flood.kind(), "--dst-mac", mac.trim()]);
         command.args(["--to", &to.to_string(), "--public-key", lab.a.public_key()]);
         command.arg("--key-file").arg(lab.directory().join("observed"));
