@@ -99,9 +99,12 @@ pub(super) enum Receiver {
 /// outlives the ring harms nobody. Headers and control data of messages to send lie in `messages`, one for
 /// each slot of `sending`, and stay as they are until the completion.
 ///
-/// The ring serves the thread that first submits; build it anywhere.
+/// The ring serves the thread of its first turn; build it anywhere. What arrives waits for the next turn: it
+/// does not wake the thread from its rest, one packet at a time.
 pub(super) struct Uring {
     ring: IoUring,
+    /// The ring has its thread.
+    enabled: bool,
     buffers: BufferRing,
     /// Frames that the kernel receives into, by frame index.
     provided: Box<[Option<Frame>]>,
@@ -157,8 +160,10 @@ impl Uring {
         let slots = usize::from(send_frames) + RECEIVER_SLOTS;
         let ring = IoUring::builder()
             .setup_submit_all()
-            .setup_coop_taskrun()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
             .setup_taskrun_flag()
+            .setup_r_disabled()
             .setup_cqsize((slots + usize::from(frames)).next_power_of_two() as u32)
             .build(slots.next_power_of_two() as u32)?;
         let mut probe = Probe::new();
@@ -166,6 +171,7 @@ impl Uring {
         let mut this = Self {
             buffers: BufferRing::register(&ring, GROUP, frames, room)?,
             ring,
+            enabled: false,
             provided: (0..frames).map(|_| None).collect(),
             provided_count: 0,
             sending: (0..send_frames).map(|_| None).collect(),
@@ -248,6 +254,9 @@ impl Uring {
 
     /// Submits what is queued, asks again for data where the kernel stopped, and collects completions.
     pub(super) fn turn(&mut self) {
+        if !self.enabled {
+            self.enabled = self.ring.submitter().register_enable_rings().is_ok();
+        }
         loop {
             self.arm();
             let enter = {
@@ -258,9 +267,13 @@ impl Uring {
                 // Failure (a signal, or completions to be collected first) leaves the requests queued.
                 let _ = self.ring.submit();
             }
-            // Who sleeps with a stopped receiver and frames for it would never wake.
-            let all_armed = |this: &Self| this.receivers.iter().flatten().all(|r| r.armed || r.leaving);
-            if !self.reap() || self.provided_count == 0 || all_armed(self) {
+            let again = self.reap();
+            let mut receivers = self.receivers.iter().flatten();
+            let leaving = receivers.clone().any(|receiver| receiver.leaving);
+            let stopped = receivers.any(|receiver| !receiver.armed && !receiver.leaving);
+            // Who sleeps with a stopped receiver and frames for it would never wake; and one that leaves holds
+            // its socket until the kernel has let go of it.
+            if !(again && stopped && self.provided_count > 0 || enter && leaving) {
                 return;
             }
         }
