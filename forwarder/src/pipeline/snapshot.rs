@@ -1,7 +1,7 @@
 //! What a lane knows of the world: an immutable value that the control thread publishes.
 //!
 //! Workers and the slow path get the same routes, groups and sessions; they differ in [`Encap`] and
-//! [`NextHop`], that is, in how a packet leaves.
+//! [`Egress`], that is, in how a packet leaves.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

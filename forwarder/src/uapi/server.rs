@@ -70,7 +70,7 @@ impl Drop for Listening {
 }
 
 impl Server {
-    /// A server without sockets in [`DIRECTORY`].
+    /// A server that has no sockets yet.
     pub fn new() -> Self {
         Self::within(PathBuf::from(DIRECTORY), PATIENCE)
     }
