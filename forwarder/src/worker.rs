@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
+use rustix::process::setpriority_process;
 
 use crate::clock;
 use crate::pipeline::Lane;
@@ -20,8 +21,37 @@ use crate::publish::Subscriber;
 const REST: Duration = Duration::from_micros(50);
 /// Empty turns after which a lane waits for its descriptors instead of resting.
 const PATIENCE: u32 = 8;
+/// The niceness of a lane behind the workers: a ninth of their share where they leave nothing.
+const NICE: i32 = 10;
 /// Longest wait in milliseconds, so that waiting packets age even when nothing happens.
 const MAX_WAIT: u8 = 100;
+
+/// Where a lane runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// On this core.
+    Core(usize),
+    /// Where the scheduler puts it.
+    Anywhere,
+    /// There, but behind the workers: a flood of messages for the slow path takes what they leave.
+    Behind,
+}
+
+impl Place {
+    fn take(self) -> Result<(), String> {
+        match self {
+            Self::Core(id) if core_affinity::set_for_current(core_affinity::CoreId { id }) => Ok(()),
+            Self::Core(id) => {
+                Err(format!("cannot be pinned to core {id}: it runs where the scheduler puts it"))
+            }
+            Self::Anywhere => Ok(()),
+            // Linux takes 0 for the calling thread, not its process.
+            Self::Behind => setpriority_process(None, NICE).map_err(|error| {
+                format!("cannot have nice {NICE}: a flood of handshakes takes from the tunnels: {error}")
+            }),
+        }
+    }
+}
 
 /// A lane and what it listens to.
 pub struct Worker {
@@ -34,20 +64,19 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the loop on a thread of its own, pinned to `core` if there is one.
+    /// Starts the loop on a thread of its own.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn spawn(self, thread: String, core: Option<usize>) -> std::io::Result<JoinHandle<Lane>> {
-        let pinned = move || {
-            let pinned = core.is_none_or(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
-            if !pinned {
+    pub fn spawn(self, thread: String, place: Place) -> std::io::Result<JoinHandle<Lane>> {
+        let placed = move || {
+            if let Err(error) = place.take() {
                 let name = std::thread::current().name().unwrap_or_default().to_owned();
-                tracing::warn!("cannot pin {name} to core {core:?}: it runs where the scheduler puts it");
+                tracing::warn!("{name}: {error}");
             }
             self.run()
         };
-        std::thread::Builder::new().name(thread).spawn(pinned)
+        std::thread::Builder::new().name(thread).spawn(placed)
     }
 
     /// Runs until told to stop; gives the lane back, so that its ports can be closed in order.
@@ -130,7 +159,7 @@ mod tests {
         let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
-        let thread = worker.spawn("sleeper".to_owned(), None).unwrap();
+        let thread = worker.spawn("sleeper".to_owned(), Place::Anywhere).unwrap();
         // Longer than its patience: it waits for its descriptors now.
         std::thread::sleep(Duration::from_millis(50));
         assert!(keys.upgrade().is_some());

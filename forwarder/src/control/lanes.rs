@@ -18,7 +18,7 @@ use crate::port::{BURST, Port};
 use crate::publish::{Publisher, Subscriber};
 use crate::topology::Topology;
 use crate::tun::Tun;
-use crate::worker::Worker;
+use crate::worker::{Place, Worker};
 use crate::xdp::Program;
 
 /// Sealed messages that may be on their way out of one port, over all its workers: far less than the 1024
@@ -86,15 +86,16 @@ impl Lanes {
             from_workers.push(to_tun);
             lanes.ports.push(names);
             let lane = lanes.add(ports, handle)?;
-            ready.push((lane, snapshots, format!("worker{worker}"), Some(topology.cores[worker])));
+            ready.push((lane, snapshots, format!("worker{worker}"), Place::Core(topology.cores[worker])));
         }
         let (ports, names) = slow_ports(tun, from_workers, sockets)?;
         lanes.ports.push(names);
-        ready.push((lanes.add(ports, handle)?, slow, "slow-path".to_owned(), None));
+        let place = if workers == 0 { Place::Anywhere } else { Place::Behind };
+        ready.push((lanes.add(ports, handle)?, slow, "slow-path".to_owned(), place));
         // Threads start only when every lane is there: a failure before leaves nothing running.
-        for (lane, snapshots, name, core) in ready {
+        for (lane, snapshots, name, place) in ready {
             let worker = Worker { lane, snapshots, stop: Arc::clone(&lanes.stop) };
-            lanes.threads.push(worker.spawn(name, core).context("cannot start a thread")?);
+            lanes.threads.push(worker.spawn(name, place).context("cannot start a thread")?);
         }
         Ok(lanes)
     }
