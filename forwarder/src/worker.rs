@@ -21,34 +21,44 @@ use crate::publish::Subscriber;
 const REST: Duration = Duration::from_micros(50);
 /// Empty turns after which a lane waits for its descriptors instead of resting.
 const PATIENCE: u32 = 8;
-/// The niceness of a lane behind the workers: a ninth of their share where they leave nothing.
+/// The niceness of threads behind the workers: a ninth of their share where they leave nothing.
 const NICE: i32 = 10;
 /// Longest wait in milliseconds, so that waiting packets age even when nothing happens.
 const MAX_WAIT: u8 = 100;
 
-/// Where a lane runs.
+/// Where a thread runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
     /// On this core.
     Core(usize),
     /// Where the scheduler puts it.
     Anywhere,
-    /// There, but behind the workers: a flood of messages for the slow path takes what they leave.
+    /// There, but behind the workers: a flood of handshakes takes what they leave.
     Behind,
 }
 
 impl Place {
-    fn take(self) -> Result<(), String> {
+    /// The place of a thread that serves that many workers. Without workers it is the datapath itself.
+    pub fn beside(workers: usize) -> Self {
+        if workers == 0 { Self::Anywhere } else { Self::Behind }
+    }
+
+    /// Moves the calling thread there; threads that it starts from then on begin there, too.
+    pub fn take(self) {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
         match self {
-            Self::Core(id) if core_affinity::set_for_current(core_affinity::CoreId { id }) => Ok(()),
+            Self::Anywhere => {}
             Self::Core(id) => {
-                Err(format!("cannot be pinned to core {id}: it runs where the scheduler puts it"))
+                if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+                    tracing::warn!("cannot pin {thread} to core {id}: it runs where the scheduler puts it");
+                }
             }
-            Self::Anywhere => Ok(()),
-            // Linux takes 0 for the calling thread, not its process.
-            Self::Behind => setpriority_process(None, NICE).map_err(|error| {
-                format!("cannot have nice {NICE}: a flood of handshakes takes from the tunnels: {error}")
-            }),
+            // Linux takes none for the calling thread, not for its process.
+            Self::Behind => {
+                if let Err(error) = setpriority_process(None, NICE) {
+                    tracing::warn!("cannot give {thread} nice {NICE}, so it takes from the tunnels: {error}");
+                }
+            }
         }
     }
 }
@@ -70,10 +80,7 @@ impl Worker {
     /// When the system has no thread to give.
     pub fn spawn(self, thread: String, place: Place) -> std::io::Result<JoinHandle<Lane>> {
         let placed = move || {
-            if let Err(error) = place.take() {
-                let name = std::thread::current().name().unwrap_or_default().to_owned();
-                tracing::warn!("{name}: {error}");
-            }
+            place.take();
             self.run()
         };
         std::thread::Builder::new().name(thread).spawn(placed)

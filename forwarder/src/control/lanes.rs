@@ -90,8 +90,7 @@ impl Lanes {
         }
         let (ports, names) = slow_ports(tun, from_workers, sockets)?;
         lanes.ports.push(names);
-        let place = if workers == 0 { Place::Anywhere } else { Place::Behind };
-        ready.push((lanes.add(ports, handle)?, slow, "slow-path".to_owned(), place));
+        ready.push((lanes.add(ports, handle)?, slow, "slow-path".to_owned(), Place::beside(workers)));
         // Threads start only when every lane is there: a failure before leaves nothing running.
         for (lane, snapshots, name, place) in ready {
             let worker = Worker { lane, snapshots, stop: Arc::clone(&lanes.stop) };

@@ -28,6 +28,7 @@ use crate::publish::Publisher;
 use crate::topology::TunnelPlan;
 use crate::tun::Tun;
 use crate::wireguard;
+use crate::worker::Place;
 
 /// `forwarder run`: returns when a signal ended it.
 ///
@@ -91,6 +92,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         handle: &gateway.handle,
         publisher: &mut gateway.publisher,
     })?;
+    Place::beside(gateway.plan.topology.cores.len()).take();
     let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;
