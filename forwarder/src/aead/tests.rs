@@ -2,6 +2,8 @@
 
 mod pages;
 mod random;
+#[cfg(target_arch = "x86_64")]
+mod trace;
 pub mod vectors;
 
 use chacha20poly1305::aead::AeadInPlace;
