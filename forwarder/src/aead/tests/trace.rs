@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrayvec::ArrayVec;
 use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Register, UsedMemory};
-use nix::libc::{_exit, user_regs_struct};
+use nix::libc::{_exit, SYS_close_range, syscall, user_regs_struct};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -41,6 +41,9 @@ impl Tracer {
         // SAFETY: the child does nothing but the work, which takes no memory and no lock, and ends.
         match unsafe { fork() }.expect("a process") {
             ForkResult::Child => {
+                // Other tests of this process wait for theirs to be closed.
+                // SAFETY: the child uses none of them.
+                unsafe { syscall(SYS_close_range, 3, u32::MAX, 0) };
                 let traced = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
                 let done = traced.is_ok() && catch_unwind(AssertUnwindSafe(work)).is_ok();
                 // SAFETY: ends the process at once.
