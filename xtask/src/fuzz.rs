@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::{install, workspace};
 
 /// What there is to fuzz.
-const TARGETS: [&str; 5] = ["wire", "config", "uapi", "handshake", "pipeline"];
+const TARGETS: [&str; 6] = ["wire", "config", "uapi", "handshake", "pipeline", "aead"];
 /// A planted bug must be found within so many seconds.
 const SECONDS_FOR_A_PLANTED_BUG: u32 = 600;
 
@@ -115,7 +115,7 @@ fn git_apply(target: &str) -> Command {
 }
 
 /// Without a sanitizer, so that the stable toolchain will do. The unsafe code that is reached here, the vector
-/// code of `aead/batch`, has tests of its own with canaries around each buffer.
+/// code of `aead/batch`, has tests of its own with buffers at the edge of memory.
 fn cargo_fuzz(action: &str, target: &str) -> Command {
     let mut command = workspace::cargo();
     command.args(["fuzz", action, "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", target]);

@@ -124,7 +124,7 @@ impl Engine {
     }
 
     /// [`Self::seal`] by the engine's own code only: ring would hide what that does wrong.
-    pub(super) fn seal_alone(self, jobs: &mut [Seal<'_>]) {
+    pub(crate) fn seal_alone(self, jobs: &mut [Seal<'_>]) {
         match self.kernel() {
             Some(kernel) => batch::seal(jobs, kernel.alone()),
             None => self.seal(jobs),
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// [`Self::open`] by the engine's own code only.
-    pub(super) fn open_alone(self, jobs: &mut [Open<'_>]) {
+    pub(crate) fn open_alone(self, jobs: &mut [Open<'_>]) {
         match self.kernel() {
             Some(kernel) => batch::open(jobs, kernel.alone()),
             None => self.open(jobs),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod aead;
 mod config;
 mod handshake;
 mod reader;
@@ -13,6 +14,7 @@ mod smoke;
 mod uapi;
 mod wire;
 
+pub use aead::aead;
 pub use config::config;
 pub use handshake::handshake;
 pub(crate) use reader::Reader;

@@ -82,3 +82,8 @@ fn uapi() {
 fn pipeline() {
     smoke("pipeline", super::pipeline, 5_000);
 }
+
+#[test]
+fn aead() {
+    smoke("aead", super::aead, 5_000);
+}

@@ -15,6 +15,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod plan;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 
 use arrayvec::ArrayVec;
 use subtle::ConstantTimeEq;

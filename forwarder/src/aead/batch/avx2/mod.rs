@@ -1,7 +1,7 @@
 //! The kernel for AVX2.
 
 mod chacha;
-mod poly;
+pub(super) mod poly;
 
 use super::GROUP;
 use super::plan::{self, Packet};

@@ -149,4 +149,21 @@ mod tests {
             assert_eq!(u128::from_le_bytes(tag), u128::from(i) + (7 << 64 | u128::from(u64::MAX)));
         }
     }
+    /// A carry that goes through a full word, once in 2^64 blocks.
+    #[test]
+    fn carries_reach_the_upper_word() {
+        if super::super::super::avx2().is_none() {
+            return;
+        }
+        // 5 * 2^128 is 2^128 + 5.
+        let mut mac = Mac { h: [u64::MAX - 1, u64::MAX, 4], r: [1, 0], s: 0 };
+        // SAFETY: the processor has the features.
+        unsafe { mac.block(0) };
+        assert_eq!(mac.h, [3, 0, 2]);
+        // The same in the sum with the text.
+        let mut mac = Mac { h: [u64::MAX, u64::MAX, 1], r: [1, 0], s: 0 };
+        // SAFETY: as above.
+        unsafe { mac.block(4) };
+        assert_eq!(mac.h, [3, 0, 3]);
+    }
 }
