@@ -19,7 +19,7 @@ enum Command {
     Test(test::Options),
     /// Simulate networks for the WireGuard protocol, and look whether what must hold does
     Sim(sim::Options),
-    /// Look for inputs that break what the parsers, the handshake and the pipeline promise
+    /// Look for inputs that break what the parsers, the handshake, the pipeline and the AEAD promise
     Fuzz(fuzz::Options),
     /// Build the XDP program that is committed
     BuildEbpf(build_ebpf::Options),
