@@ -39,6 +39,8 @@ const OWNED: u32 = 0xc612_0700;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two initiations of one peer, longer than the 20 ms below which they are refused.
 const PEER_INTERVAL: Duration = Duration::from_millis(30);
+/// How long an answer may be under way.
+const QUIET: Duration = Duration::from_millis(500);
 /// A generator that was late does not catch up all at once.
 const LONGEST_BURST: u64 = 512;
 
@@ -204,22 +206,30 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut peer = Initiator::new(&PrivateKey(*key::decode(text.trim())?), options.to, options.public_key)?;
     let start = clock::boottime();
-    let mut messages = Vec::new();
-    while messages.len() < COUNT {
-        let seen = messages.len();
+    let (mut sent, mut answered): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+    let mut listen = |wire: &mut Wire, sent: &mut Vec<Vec<u8>>, time| {
+        turns(time, |_, _| {
+            wire.flush(|_, answer| answered.extend(sent.extract_if(.., |m| answers(answer, m))));
+        });
+        answered.len()
+    };
+    while listen(wire, &mut sent, PEER_INTERVAL) < COUNT {
         ensure!(
             clock::boottime().since(start) < PATIENCE,
-            "the gateway answered {seen} of {COUNT} genuine initiations"
+            "too few of {COUNT} genuine initiations were answered"
         );
         let message = peer.initiation()?;
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
-        let mut answered = false;
-        turns(PEER_INTERVAL, |_, _| wire.flush(|_, answer| answered |= answer[0] == TYPE_RESPONSE));
-        if answered {
-            messages.push(message);
-        }
+        sent.push(message);
     }
-    Ok(messages)
+    // The last answers are none to the flood.
+    listen(wire, &mut sent, QUIET);
+    Ok(answered)
+}
+
+/// Whether `answer` is the response to the initiation.
+fn answers(answer: &[u8], initiation: &[u8]) -> bool {
+    answer[0] == TYPE_RESPONSE && answer.get(8..12) == initiation.get(4..8)
 }
 
 fn spoofed() -> u32 {
