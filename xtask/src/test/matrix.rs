@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -63,8 +63,7 @@ impl Case {
     fn write(self, result: &str) {
         // Whoever runs the test alone wants no table.
         let Some(path) = std::env::var_os(VARIABLE) else { return };
-        let mut file = File::options().append(true).open(path).expect("xtask has made the file");
-        writeln!(file, "{self} {result}").expect("the file can be written");
+        append(path.as_ref(), &format!("{self} {result}")).expect("xtask has made the file");
     }
 }
 
@@ -107,11 +106,8 @@ impl Matrix {
     /// # Errors
     /// The file cannot be written.
     pub fn take(&self, output: &str) -> Result<()> {
-        let mut file = File::options().append(true).open(&self.path)?;
-        for line in output.lines().filter_map(|line| line.strip_prefix("matrix: ")) {
-            writeln!(file, "{line}")?;
-        }
-        Ok(())
+        let mut lines = output.lines().filter_map(|line| line.strip_prefix("matrix: "));
+        Ok(lines.try_for_each(|line| append(&self.path, line))?)
     }
 
     /// Writes down that none of a peer's cases can run here.
@@ -120,11 +116,8 @@ impl Matrix {
     /// The file cannot be written.
     pub fn not_run(&self, peer: &'static str, reason: &str) -> Result<()> {
         let reason = reason.replace('\n', " ");
-        let mut file = File::options().append(true).open(&self.path)?;
-        for case in Case::all(peer) {
-            writeln!(file, "{case} not run: {reason}")?;
-        }
-        Ok(())
+        let mut cases = Case::all(peer).into_iter();
+        Ok(cases.try_for_each(|case| append(&self.path, &format!("{case} not run: {reason}")))?)
     }
 
     /// The table, and how many of its fields have no result.
@@ -134,6 +127,11 @@ impl Matrix {
     pub fn table(&self) -> Result<(String, usize)> {
         Ok(table(&fs::read_to_string(&self.path)?))
     }
+}
+
+/// Writes a line in one go: tests run side by side, and parts of lines would mix.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    File::options().append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
 }
 
 fn table(text: &str) -> (String, usize) {
@@ -181,6 +179,17 @@ fn results(text: &str) -> HashMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_tests_side_by_side_do_not_mix() {
+        let path = std::env::temp_dir().join(format!("xtask-matrix-{}", std::process::id()));
+        File::create(&path).expect("a file");
+        let write = || (0..200).for_each(|_| append(&path, "peer responds IPv4 psk pass").expect("a line"));
+        std::thread::scope(|scope| (0..4).for_each(|_| _ = scope.spawn(write)));
+        let text = fs::read_to_string(&path).expect("the file is there");
+        fs::remove_file(&path).expect("the file is there");
+        assert_eq!(text.lines().filter(|line| *line == "peer responds IPv4 psk pass").count(), 800);
+    }
 
     fn lines(cases: &[Case], result: &str) -> String {
         let lines: Vec<_> = cases.iter().map(|case| format!("{case} {result}\n")).collect();
