@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::not_run::append;
 use crate::lab::Family;
 use crate::lab::peer::Implementation;
 
@@ -127,11 +127,6 @@ impl Matrix {
     pub fn table(&self) -> Result<(String, usize)> {
         Ok(table(&fs::read_to_string(&self.path)?))
     }
-}
-
-/// Writes a line in one go: tests run side by side, and parts of lines would mix.
-fn append(path: &Path, line: &str) -> io::Result<()> {
-    File::options().append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
 }
 
 fn table(text: &str) -> (String, usize) {

@@ -1,7 +1,7 @@
 //! How a test says that the machine cannot run it.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -16,8 +16,7 @@ const VARIABLE: &str = "FORWARDER_TESTS_NOT_RUN";
 pub fn not_run(test: &str, reason: &str) {
     let path = std::env::var_os(VARIABLE);
     let path = path.unwrap_or_else(|| panic!("{test} cannot run here: {reason}"));
-    let written =
-        File::options().append(true).open(path).and_then(|mut file| writeln!(file, "{test}: {reason}"));
+    let written = append(path.as_ref(), &format!("{test}: {reason}"));
     written.unwrap_or_else(|error| panic!("{test} cannot run here: {reason} ({error})"));
 }
 
@@ -46,4 +45,9 @@ impl Listener {
         fs::remove_file(&self.path)?;
         Ok(text.lines().map(str::to_owned).collect())
     }
+}
+
+/// Writes a line in one go: tests run side by side, and parts of lines would mix.
+pub(super) fn append(path: &Path, line: &str) -> io::Result<()> {
+    File::options().append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
 }
