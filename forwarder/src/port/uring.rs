@@ -2,20 +2,22 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+mod error;
 mod message;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
-use nix::errno::Errno;
 use nix::libc;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Arena, Frame};
 use buffers::BufferRing;
+pub use error::UringError;
 pub(super) use message::{MESSAGE_ROOM, Message};
 use message::{OutMessage, parse, template};
 
@@ -27,37 +29,6 @@ const SEND: u64 = 1 << 32;
 const CANCEL: u64 = 1 << 33;
 /// Room in the queue for requests to receive and to cancel; when it is full the rest waits for the next turn.
 const RECEIVER_SLOTS: usize = 64;
-
-/// Why there is no ring.
-#[derive(Debug, thiserror::Error)]
-pub enum UringError {
-    /// Switched off by sysctl, or hidden by a seccomp filter.
-    #[error(
-        "io_uring is switched off: `sysctl kernel.io_uring_disabled=0`, or allow it in the container's seccomp profile"
-    )]
-    Disabled,
-    /// The locked-memory limit.
-    #[error(
-        "the rings of io_uring exceed the limit of locked memory: grant CAP_IPC_LOCK or raise `ulimit -l`"
-    )]
-    LockedMemory,
-    /// The frames.
-    #[error("{0}")]
-    Memory(io::Error),
-    /// Anything else.
-    #[error("io_uring: {0}")]
-    Io(io::Error),
-}
-
-impl From<io::Error> for UringError {
-    fn from(error: io::Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EPERM | Errno::ENOSYS) => Self::Disabled,
-            Some(Errno::ENOMEM) => Self::LockedMemory,
-            _ => Self::Io(error),
-        }
-    }
-}
 
 /// Received data.
 #[derive(Debug)]
@@ -105,6 +76,11 @@ pub(super) struct Uring {
     ring: IoUring,
     /// The ring has its thread.
     enabled: bool,
+    /// Signalled when there is something to do. The ring's own descriptor wakes nobody while that waits to be
+    /// done by this thread.
+    wake: EventFd,
+    /// The last turn had nothing to do, so somebody may have waited since, and been woken.
+    quiet: bool,
     buffers: BufferRing,
     /// Frames that the kernel receives into, by frame index.
     provided: Box<[Option<Frame>]>,
@@ -168,10 +144,15 @@ impl Uring {
             .build(slots.next_power_of_two() as u32)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
+        ring.submitter().register_eventfd(wake.as_raw_fd())?;
         let mut this = Self {
             buffers: BufferRing::register(&ring, GROUP, frames, room)?,
             ring,
             enabled: false,
+            wake,
+            quiet: true,
             provided: (0..frames).map(|_| None).collect(),
             provided_count: 0,
             sending: (0..send_frames).map(|_| None).collect(),
@@ -257,6 +238,11 @@ impl Uring {
         if !self.enabled {
             self.enabled = self.ring.submitter().register_enable_rings().is_ok();
         }
+        if self.quiet {
+            // Before the look at what there is: what comes later signals again.
+            let _ = self.wake.read();
+        }
+        self.quiet = true;
         loop {
             self.arm();
             let enter = {
@@ -264,6 +250,7 @@ impl Uring {
                 !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
             };
             if enter {
+                self.quiet = false;
                 // Failure (a signal, or completions to be collected first) leaves the requests queued.
                 let _ = self.ring.submit();
             }
@@ -294,10 +281,9 @@ impl Uring {
         self.lost
     }
 
-    /// Readable when there are completions.
+    /// Readable when a turn has something to do.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the ring, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+        self.wake.as_fd()
     }
 
     fn start_sending(

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
+use forwarder::clock;
 use forwarder::port::{Port, RxFrame};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Xdp, XdpFlags, libbpf_sys};
 use nix::libc;
@@ -56,6 +57,13 @@ pub fn receive(port: &mut impl Port, patience: Duration) -> Vec<RxFrame> {
         port.receive(0, 64, &mut frames);
     }
     frames
+}
+
+/// Whether what comes wakes who waits for the descriptor: `poll` looks once more when its time is up, which does
+/// not count.
+pub fn wakes(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let start = clock::boottime();
+    readable(fd, patience) && clock::boottime().since(start) < patience
 }
 
 /// Test frame number `seq`: its length and every byte follow from the number.

@@ -10,7 +10,7 @@ use forwarder::port::tun::TunPort;
 use forwarder::port::{Layer, Port};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::lab::{in_namespace, open_tun, readable, receive};
+use crate::lab::{in_namespace, open_tun, readable, receive, wakes};
 
 const PACKETS: u32 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -48,6 +48,25 @@ fn next(socket: &UdpSocket) -> u32 {
     let mut buffer = [0; 4];
     assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
     u32::from_be_bytes(buffer)
+}
+
+/// Who waits for the port's descriptor is woken by what comes later.
+#[test]
+fn what_arrives_while_one_waits_wakes() {
+    in_namespace(|| {
+        // The kernel's own traffic on a new interface is IPv6, and comes at any time.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let mut port = TunPort::new(open_tun("10.9.0.1/24"), Vec::new(), 256, 2048).unwrap();
+        let socket = kernel_socket();
+        assert!(receive(&mut port, Duration::from_millis(1)).is_empty());
+        let sender = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            socket.send_to(b"late", "10.9.0.2:7001").unwrap();
+        });
+        assert!(wakes(port.poll_fd().unwrap(), PATIENCE), "nobody is woken");
+        sender.join().unwrap();
+        assert_eq!(receive(&mut port, PATIENCE).len(), 1);
+    });
 }
 
 #[test]

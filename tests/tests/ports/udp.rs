@@ -13,7 +13,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
-use crate::lab::{in_namespace, receive, run};
+use crate::lab::{in_namespace, receive, run, wakes};
 
 const DATAGRAMS: u32 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -139,6 +139,30 @@ fn receiving_goes_on_after_all_frames_were_held() {
             held = receive(&mut port, PATIENCE);
             assert!(!held.is_empty() || seen == 600, "stopped at {seen}");
         }
+    });
+}
+
+/// Who waits for the port's descriptor is woken by what comes later.
+#[test]
+fn what_arrives_while_one_waits_wakes() {
+    in_namespace(|| {
+        let (sockets, mut port) = open(&[tunnel("wg0", 0)]);
+        let peer = peer("127.0.0.1:0");
+        let to = SocketAddr::from(([127, 0, 0, 1], sockets.port(TunnelId(0)).unwrap()));
+        for round in 0..20 {
+            assert!(receive(&mut port, Duration::from_millis(1)).is_empty(), "round {round}");
+            let peer = peer.try_clone().unwrap();
+            let sender = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                send_with_tos(&peer, to, 0, &payload(round));
+            });
+            assert!(wakes(port.poll_fd().unwrap(), PATIENCE), "round {round}: nobody is woken");
+            for rx in receive(&mut port, PATIENCE) {
+                port.release(rx);
+            }
+            sender.join().unwrap();
+        }
+        assert_eq!(port.counters().rx_packets, 20);
     });
 }
 
