@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -15,13 +15,14 @@ use crate::drops::Drop;
 use crate::id::{InterfaceId, MAX_PEER_IDS, PeerId, TunnelId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Refused;
+use crate::sync::lock;
 use crate::wireguard::message::Handshake;
 use crate::wireguard::{Door, Stopped};
 
 /// Handshake messages that may wait, the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`.
 const MAX_HANDSHAKES: usize = 4096;
 /// Waiting handshake messages from which on the gateway counts as under load, as the kernel does; so many
-/// refused for want of a cookie keep it so.
+/// refused by a door keep it so.
 const LOADED: usize = MAX_HANDSHAKES / 8;
 /// How long the gateway counts as under load after that, as in the kernel.
 const LOAD_LATCH: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ pub struct Handle {
     doors: Mutex<Doors>,
     /// Cookies are demanded until then, in nanoseconds of boot time.
     loaded_until: AtomicU64,
-    /// Messages without a cookie since that was set last.
+    /// Messages that had no cookie, or too many of one source, since that was set last.
     refused: AtomicUsize,
     handshakes: ArrayQueue<Admitted>,
     neighbours: ArrayQueue<(InterfaceId, IpAddr)>,
@@ -73,7 +74,7 @@ impl Default for Handle {
 impl Handle {
     /// Sets the doors of all tunnels.
     pub fn set_doors(&self, doors: Doors) {
-        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
+        *lock(&self.doors) = doors;
     }
 
     /// Waits until a lane left something.
@@ -104,11 +105,14 @@ impl Handle {
     }
 
     fn is_loaded(&self, now: Boottime) -> bool {
-        if self.handshakes.len() >= LOADED || self.refused.load(Ordering::Relaxed) >= LOADED {
+        let until = self.loaded_until.load(Ordering::Relaxed);
+        let goes_on = now.nanos() <= until && self.refused.load(Ordering::Relaxed) >= LOADED;
+        if goes_on || self.handshakes.len() >= LOADED {
             self.refused.store(0, Ordering::Relaxed);
             self.loaded_until.store((now + LOAD_LATCH).nanos(), Ordering::Relaxed);
+            return true;
         }
-        now.nanos() < self.loaded_until.load(Ordering::Relaxed)
+        now.nanos() < until
     }
 }
 
@@ -130,18 +134,17 @@ impl Control for Handle {
         let now = clock::boottime();
         let loaded = self.is_loaded(now);
         let admitted = {
-            let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            let doors = lock(&self.doors);
             let door = doors.get(&tunnel).ok_or(Drop::NoTunnel)?;
-            let mut door = door.lock().unwrap_or_else(PoisonError::into_inner);
-            door.admit(now, &mut rand::rng(), source, message, loaded)
+            lock(door).admit(now, &mut rand::rng(), source, message, loaded)
         };
+        if let Err(Stopped::CookieRequired(_) | Stopped::RateLimited) = admitted {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
         let message = admitted.map_err(|stopped| match stopped {
             Stopped::Malformed => Drop::Malformed.into(),
             Stopped::Mac1 => Drop::Mac1Wrong.into(),
-            Stopped::CookieRequired(reply) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Refused { reason: Drop::CookieRequired, reply }
-            }
+            Stopped::CookieRequired(reply) => Refused { reason: Drop::CookieRequired, reply },
             Stopped::RateLimited => Drop::HandshakeRate.into(),
         })?;
         self.handshakes.push(Admitted { tunnel, source, message }).map_err(|_| Drop::ControlQueueFull)?;
@@ -176,6 +179,12 @@ mod tests {
 
     /// A handle before one tunnel, and an initiation for it by a stranger.
     fn handle_and_message() -> (Handle, Arriving) {
+        let (handle, message, _) = handle_and_stranger();
+        (handle, message)
+    }
+
+    /// And the stranger.
+    fn handle_and_stranger() -> (Handle, Arriving, Tunnel) {
         let rng = &mut StdRng::seed_from_u64(1);
         let (own, stranger) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
         let now = clock::boottime();
@@ -195,7 +204,7 @@ mod tests {
         let message = Arriving { source: ([192, 0, 2, 1], 7).into(), message: payload };
         let handle = Handle::default();
         handle.set_doors([(TUNNEL, door)].into());
-        (handle, message)
+        (handle, message, theirs)
     }
 
     /// Lanes hand on what begins like a handshake message: here it must have its type's exact length.
@@ -233,7 +242,8 @@ mod tests {
         assert!(handle.next_handshake().is_none());
     }
 
-    /// Section 5.3: under load a cookie is demanded and given, at once; the queue grows no further. Load ends a second after the queue was long.
+    /// Section 5.3: under load a cookie is demanded and given, at once; the queue grows no further. Load ends a
+    /// second after the queue was long.
     #[test]
     fn a_flood_with_good_mac1_gets_cookies() {
         let (handle, message) = handle_and_message();
@@ -279,6 +289,38 @@ mod tests {
         assert_eq!(flood(LOADED), 0);
         assert!(handle.is_loaded(latched), "512 were refused");
         assert!(!handle.is_loaded(latched + LOAD_LATCH), "and no more since");
+    }
+
+    /// So does one with valid cookies, of which the limiter lets few pass.
+    #[test]
+    fn limited_messages_are_load() {
+        let (handle, mut message, mut stranger) = handle_and_stranger();
+        assert!((0..LOADED).all(|_| message.at(&handle).is_ok()));
+        let refused = handle.handshake(TUNNEL, message.source, &message.message).expect_err("loaded");
+        let reply = refused.reply.expect("a cookie").to_bytes();
+        while handle.next_handshake().is_some() {}
+
+        let (now, rng) = (clock::boottime(), &mut rand::rng());
+        let gateway = ([127, 0, 0, 1], 1).into();
+        assert_eq!(stranger.receive(now, clock::wall(), rng, gateway, &reply, false), Ok(()));
+        stranger.want_session(PeerId(0), now + Duration::from_secs(6), clock::wall(), rng);
+        message.message = stranger.poll_transmit().expect("another initiation").payload;
+        let latched = Boottime(Duration::from_nanos(handle.loaded_until.load(Ordering::Relaxed)));
+        let limited = (0..2 * LOADED).filter(|_| message.at(&handle) == Err(Drop::HandshakeRate)).count();
+        assert!(limited > LOADED && handle.handshakes.len() < LOADED);
+        assert!(handle.is_loaded(latched));
+    }
+
+    /// A flood that ended a while ago makes no load of the next message.
+    #[test]
+    fn what_was_refused_is_forgotten() {
+        let (handle, message) = handle_and_message();
+        assert!((0..LOADED).all(|_| message.at(&handle).is_ok()));
+        assert!(message.at(&handle).is_err());
+        while handle.next_handshake().is_some() {}
+        assert!((1..LOADED).all(|_| message.at(&handle).is_err()));
+        assert_eq!(handle.refused.load(Ordering::Relaxed), LOADED);
+        assert!(!handle.is_loaded(clock::boottime() + 3 * LOAD_LATCH));
     }
 
     /// The kernel's queue: 4096 handshake messages, and the next one is refused. Cookie replies pass under load.
