@@ -28,12 +28,16 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    /// Whether there is a token.
+    fn has(self, now: Boottime, rate: Rate) -> bool {
+        (self.full_at.max(now) + rate.every).since(now) <= rate.every * rate.burst
+    }
+
     /// Takes a token if there is one.
     pub(super) fn take(&mut self, now: Boottime, rate: Rate) -> bool {
-        let full_at = self.full_at.max(now) + rate.every;
-        let allowed = full_at.since(now) <= rate.every * rate.burst;
+        let allowed = self.has(now, rate);
         if allowed {
-            self.full_at = full_at;
+            self.full_at = self.full_at.max(now) + rate.every;
         }
         allowed
     }
@@ -54,7 +58,9 @@ impl Limiter {
     /// Whether a message of `source` may be worked on at `now`.
     pub(super) fn allow(&mut self, now: Boottime, source: SocketAddr) -> bool {
         let (host, network) = keys(source.ip());
-        self.sources.take(now, host) && self.networks.take(now, network)
+        // The network first, but without taking: else one network could fill the table of sources, and one source
+        // take what its network has.
+        self.networks.has(now, network) && self.sources.take(now, host) && self.networks.take(now, network)
     }
 }
 
@@ -68,6 +74,10 @@ struct Table {
 impl Table {
     fn new(now: Boottime, rate: Rate) -> Self {
         Self { rate, buckets: HashMap::with_capacity(MAX_SOURCES), pruned: now }
+    }
+
+    fn has(&self, now: Boottime, key: u64) -> bool {
+        self.buckets.get(&key).is_none_or(|bucket| bucket.has(now, self.rate))
     }
 
     fn take(&mut self, now: Boottime, key: u64) -> bool {
@@ -143,6 +153,15 @@ mod tests {
         assert_eq!(allowed(&mut limiter, "[2001:db8:0:*::1]:1"), 50 + 399);
         assert!(limiter.allow(at(2000), source("192.0.3.1:1")));
         assert!(limiter.allow(at(2000), source("[2001:db8:1::1]:1")));
+    }
+
+    /// A /48 has 65,536 /64s: they take no room that others need.
+    #[test]
+    fn one_network_does_not_fill_the_table() {
+        let mut limiter = Limiter::new(at(0));
+        let hosts = (0..2 * MAX_SOURCES).map(|i| source(&format!("[2001:db8:0:{i:x}::1]:1")));
+        assert_eq!(hosts.filter(|host| limiter.allow(at(0), *host)).count(), 50);
+        assert!(limiter.allow(at(0), source("[2001:db8:1::1]:1")));
     }
 
     /// Section 5.3: a flood from ever new sources takes no more memory, and is refused (the kernel's
