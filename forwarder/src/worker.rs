@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
-use rustix::process::setpriority_process;
+use rustix::process::nice;
 
 use crate::clock;
 use crate::pipeline::Lane;
@@ -21,7 +21,7 @@ use crate::publish::Subscriber;
 const REST: Duration = Duration::from_micros(50);
 /// Empty turns after which a lane waits for its descriptors instead of resting.
 const PATIENCE: u32 = 8;
-/// The niceness of threads behind the workers: a ninth of their share where they leave nothing.
+/// How much nicer threads behind the workers are: a ninth of their share where those leave nothing.
 const NICE: i32 = 10;
 /// Longest wait in milliseconds, so that waiting packets age even when nothing happens.
 const MAX_WAIT: u8 = 100;
@@ -53,10 +53,13 @@ impl Place {
                     tracing::warn!("cannot pin {thread} to core {id}: it runs where the scheduler puts it");
                 }
             }
-            // Linux takes none for the calling thread, not for its process.
+            // On Linux that of the calling thread, not of its process.
             Self::Behind => {
-                if let Err(error) = setpriority_process(None, NICE) {
-                    tracing::warn!("cannot give {thread} nice {NICE}, so it takes from the tunnels: {error}");
+                if let Err(error) = nice(NICE) {
+                    tracing::warn!(
+                        "{thread} takes from the tunnels in a flood of handshakes: nice({NICE}) is refused \
+                         ({error}): allow setpriority in the seccomp profile"
+                    );
                 }
             }
         }
@@ -128,6 +131,8 @@ impl Worker {
 mod tests {
     use std::net::{IpAddr, SocketAddr};
 
+    use rustix::process::getpriority_process;
+
     use super::*;
     use crate::id::{InterfaceId, PeerId, TunnelId};
     use crate::pipeline::control::Refused;
@@ -143,6 +148,19 @@ mod tests {
         fn handshake(&self, _: TunnelId, _: SocketAddr, _: &[u8]) -> Result<(), Refused> {
             Ok(())
         }
+    }
+
+    /// Relative to what the process was started with; the thread's own.
+    #[test]
+    fn behind_is_nicer_than_the_workers() {
+        let own = getpriority_process(None).unwrap();
+        let behind = std::thread::spawn(|| {
+            let workers = nice(1).unwrap();
+            Place::Behind.take();
+            getpriority_process(None).unwrap() - workers
+        });
+        assert_eq!(behind.join().unwrap(), NICE);
+        assert_eq!(getpriority_process(None).unwrap(), own);
     }
 
     fn session() -> Arc<Session> {
