@@ -277,7 +277,7 @@ mod tests {
         assert!(session.confirmed());
     }
 
-    /// Packets and bytes are counted together, so that no reader sees a packet without its bytes.
+    /// Packets and bytes are counted in one place, when the packet has been checked.
     #[test]
     fn a_received_packet_is_counted_with_its_bytes() {
         let session = session();
