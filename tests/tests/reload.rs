@@ -222,13 +222,13 @@ fn a_refusal_takes_back_what_was_added_and_no_more() -> Result<()> {
     ensure!(wait_until(PATIENCE, guarded)?, "no fail-closed route");
     let state = || lab.a.gateway.ip("-d route show table all");
     let before = state()?;
-    let witness = witness(&lab, "route", "unreachable 10.79.0.0/24")?;
+    let witness = Witness::start(&lab, "route", ["unreachable 10.79.0.1", "unreachable 10.79.0.2"])?;
 
     edit(&lab.a, "wg0", "AllowedIPs", |line| format!("{line}, {}, {taken}", MORE.0))?;
     edit(&lab.a, "wg0", "Address", |line| format!("{line}, 10.97.0.1/24"))?;
     reload(&mut a, &format!("cannot add the route {taken}"))?;
     ensure!(state()? == before, "{before}\nbecame\n{}", state()?);
-    let log = witness.output()?;
+    let log = witness.log()?;
     let gone = |prefix: &str| log.lines().any(|line| line.starts_with("Deleted") && line.contains(prefix));
     ensure!(gone(MORE.0) && !gone(taken), "{log}");
     Ok(())
@@ -247,13 +247,13 @@ fn another_mark_of_a_default_route_leaves_no_gap() -> Result<()> {
     traffic::wait_reachable(&lab.a.host, target, PATIENCE)?;
     let rules = || lab.a.gateway.ip("rule show");
     let before = rules()?;
-    let witness = witness(&lab, "rule", "fwmark 99 table 99")?;
+    let witness = Witness::start(&lab, "rule", ["fwmark 0x62 lookup 98", "fwmark 0x63 lookup 99"])?;
     let flow = Flow::start(&lab, target)?;
     edit(&lab.a, "wg", "FwMark", |_| "FwMark = 8".to_owned())?;
     reload(&mut a, "fwmark 0x8")?;
     ensure!(rules()? == before.replace("0x7", "0x8"), "{before}\nbecame\n{}", rules()?);
     let ours = |line: &&str| line.contains("51820") || line.contains("suppress");
-    let log = witness.output()?;
+    let log = witness.log()?;
     let log: Vec<_> = log.lines().filter(ours).collect();
     ensure!(log.len() == 2, "{log:?}");
     ensure!(log[0].contains("0x8") && !log[0].contains("Deleted"), "{log:?}");
@@ -292,8 +292,7 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
 
     // While the peers answer, nobody asks.
     names.set("10.200.0.99 moved.test late.test\n")?;
-    a.daemon.signal(Signal::SIGHUP)?;
-    a.daemon.wait_for("was read again", PATIENCE)?;
+    reload(&mut a, "was read again")?;
     ensure!(pings(&lab.a.host, lab.b.host_address().into())?, "the endpoints were forgotten");
     Ok(())
 }
@@ -329,19 +328,43 @@ impl Drop for Hosts {
     }
 }
 
-/// `ip monitor` of a kind of objects in A's gateway. It listens when it tells of a `probe` that comes and goes.
-fn witness(lab: &Lab, object: &str, probe: &str) -> Result<Daemon> {
-    let gateway = &lab.a.gateway;
-    let mut monitor = Command::new("ip");
-    monitor.args(["monitor", object]);
-    let monitor = gateway.spawn(&mut monitor, &lab.directory().join("monitor.log"))?;
-    let listens = || {
-        gateway.ip(&format!("{object} add {probe}"))?;
-        gateway.ip(&format!("{object} del {probe}"))?;
-        Ok(!monitor.output()?.is_empty())
-    };
-    ensure!(wait_until(PATIENCE, listens)?, "`ip monitor {object}` tells nothing");
-    Ok(monitor)
+/// `ip monitor` of a kind of objects in A's gateway.
+struct Witness<'a> {
+    gateway: &'a Netns,
+    object: &'static str,
+    end: &'static str,
+    monitor: Daemon,
+}
+
+impl<'a> Witness<'a> {
+    /// It listens when it tells of `begin`, and has told all when it tells of `end`: objects that come and go.
+    fn start(lab: &'a Lab, object: &'static str, [begin, end]: [&'static str; 2]) -> Result<Self> {
+        let gateway = &lab.a.gateway;
+        let mut monitor = Command::new("ip");
+        monitor.args(["monitor", object]);
+        let monitor = gateway.spawn(&mut monitor, &lab.directory().join("monitor.log"))?;
+        let this = Self { gateway, object, end, monitor };
+        let listens = || {
+            this.come_and_go(begin)?;
+            Ok(!this.monitor.output()?.is_empty())
+        };
+        ensure!(wait_until(PATIENCE, listens)?, "`ip monitor {object}` tells nothing");
+        Ok(this)
+    }
+
+    /// What it tells of all that happened before.
+    fn log(self) -> Result<String> {
+        self.come_and_go(self.end)?;
+        let last = |line: &str| line.starts_with("Deleted") && line.trim_end().ends_with(self.end);
+        let all = || Ok(self.monitor.output()?.lines().any(last));
+        ensure!(wait_until(PATIENCE, all)?, "no end: {}", self.monitor.output()?);
+        self.monitor.output()
+    }
+
+    fn come_and_go(&self, probe: &str) -> Result<()> {
+        self.gateway.ip(&format!("{} add {probe}", self.object))?;
+        self.gateway.ip(&format!("{} del {probe}", self.object)).map(drop)
+    }
 }
 
 /// Pings from A's LAN host, 100 a second.
