@@ -8,6 +8,8 @@
 
 mod batch;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod guarded;
 mod key;
 mod portable;
 mod single;
