@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use xtask::command::exists;
 use xtask::lab::gateway::Gateway;
-use xtask::lab::{Lab, Netns, Options, Side, Site};
+use xtask::lab::{Lab, Netns, Options, Site};
 use xtask::{elevate, test, workspace};
 
 use crate::packet_socket::{EXPERIMENTAL, PacketSocket};
@@ -63,9 +63,8 @@ pub fn obstacle() -> Option<String> {
 pub fn start(lab: &Lab, site: &Site, arguments: &[&str]) -> Result<Gateway> {
     // The log of an earlier run would say for this one that it is ready.
     let _ = fs::remove_file(site.tunnels.with_extension("log"));
-    let cores = thread::available_parallelism()?.get();
-    let core = usize::from(site.side == Side::B) % cores;
-    Gateway::start(&workspace::program("debug", "forwarder")?, site, lab.options, core, arguments)
+    let program = workspace::program("debug", "forwarder")?;
+    Gateway::start(&program, site, lab.options, site.side.core(), arguments)
 }
 
 /// Starts forwarder at a site, and waits until it carries packets.
@@ -104,22 +103,29 @@ pub fn inside<T: Send + 'static>(
     namespace: &Netns,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<JoinHandle<Result<T>>> {
-    let namespace = File::open(Path::new("/run/netns").join(namespace.name()))?;
-    Ok(thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
-        work()
-    }))
+    let inside = entering(namespace, work)?;
+    Ok(thread::spawn(inside))
 }
 
 /// Runs `work` in a network namespace and returns its outcome.
 ///
 /// # Errors
 /// Those of `work`.
-pub fn run_inside<T: Send + 'static>(
+pub fn run_inside<T: Send>(namespace: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let inside = entering(namespace, work)?;
+    thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// `work` after a step into the namespace.
+fn entering<T, F: FnOnce() -> Result<T>>(
     namespace: &Netns,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    inside(namespace, work)?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    work: F,
+) -> Result<impl FnOnce() -> Result<T> + use<T, F>> {
+    let namespace = File::open(Path::new("/run/netns").join(namespace.name()))?;
+    Ok(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+        work()
+    })
 }
 
 /// Puts a frame, just as it is, on the wire by an interface of a namespace.
@@ -127,9 +133,8 @@ pub fn run_inside<T: Send + 'static>(
 /// # Errors
 /// There is no such interface.
 pub fn send(namespace: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
-    let (interface, frame) = (interface.to_owned(), frame.to_owned());
-    run_inside(namespace, move || {
-        PacketSocket::open(&interface, EXPERIMENTAL).context("no such interface")?.send(&frame);
+    run_inside(namespace, || {
+        PacketSocket::open(interface, EXPERIMENTAL).context("no such interface")?.send(frame);
         Ok(())
     })
 }

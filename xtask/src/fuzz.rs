@@ -67,11 +67,7 @@ fn find_planted_bug(target: &str) -> Result<()> {
     let directory = workspace::target()?.join("fuzz-planted");
     // Only the sources are copied anew: what was built is used again.
     let tree = directory.join("tree");
-    let sources = format!("--prefix={}/", tree.display());
-    Command::new("git")
-        .args(["checkout-index", "--all", "--force", &sources])
-        .current_dir(workspace::root())
-        .visibly()?;
+    copy_sources(&workspace::root(), &tree)?;
     let inside = tree.strip_prefix(workspace::root());
     let inside = inside.context("cargo's target directory lies outside of the repository")?;
     git_apply(target).arg(format!("--directory={}", inside.display())).visibly()?;
@@ -83,9 +79,7 @@ fn find_planted_bug(target: &str) -> Result<()> {
     fuzz("build").visibly()?;
     // What is found on the way belongs to another program; what an earlier run found, to that run.
     let found = directory.join("found").join(target);
-    if found.exists() {
-        fs::remove_dir_all(&found)?;
-    }
+    remove(&found)?;
     let (inputs, artifacts) = (found.join("corpus"), found.join("artifacts"));
     fs::create_dir_all(&inputs)?;
     fs::create_dir_all(&artifacts)?;
@@ -101,6 +95,20 @@ fn find_planted_bug(target: &str) -> Result<()> {
     Ok(())
 }
 
+/// Copies what git's index has, and leaves nothing in the copy that it has no more.
+fn copy_sources(repository: &Path, tree: &Path) -> Result<()> {
+    remove(tree)?;
+    let prefix = format!("--prefix={}/", tree.display());
+    git(repository).args(["checkout-index", "--all", &prefix]).visibly()
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    Ok(())
+}
+
 /// Whether libFuzzer has kept an input that ends the target: other failures prove nothing.
 fn has_crash(artifacts: &Path) -> Result<bool> {
     let mut files = fs::read_dir(artifacts)?.flatten();
@@ -109,8 +117,15 @@ fn has_crash(artifacts: &Path) -> Result<bool> {
 
 /// Puts the bug of a target into sources in the repository's top directory, if no other is said.
 fn git_apply(target: &str) -> Command {
+    let mut command = git(&workspace::root());
+    command.arg("apply").arg(format!("tests/fuzz/planted/{target}.patch"));
+    command
+}
+
+/// In this folder's repository, even where git has started us for another.
+fn git(folder: &Path) -> Command {
     let mut command = Command::new("git");
-    command.arg("apply").arg(format!("tests/fuzz/planted/{target}.patch")).current_dir(workspace::root());
+    command.current_dir(folder).env_remove("GIT_DIR").env_remove("GIT_INDEX_FILE");
     command
 }
 
@@ -132,6 +147,24 @@ mod tests {
         for target in TARGETS {
             git_apply(target).arg("--check").visibly().expect(target);
         }
+    }
+
+    /// A module that became a folder would be there twice.
+    #[test]
+    fn what_left_the_sources_leaves_their_copy() {
+        let folder = std::env::temp_dir().join(format!("xtask-sources-{}", std::process::id()));
+        let (repository, tree) = (folder.join("repository"), folder.join("tree"));
+        fs::create_dir_all(repository.join("module")).expect("a folder");
+        fs::write(repository.join("module.rs"), "").expect("a file");
+        let git = |arguments: &[&str]| git(&repository).args(arguments).visibly().expect("git does it");
+        git(&["init", "--quiet"]);
+        git(&["add", "module.rs"]);
+        copy_sources(&repository, &tree).expect("a copy");
+        assert!(tree.join("module.rs").exists());
+        git(&["mv", "module.rs", "module/mod.rs"]);
+        copy_sources(&repository, &tree).expect("a copy");
+        assert!(tree.join("module/mod.rs").exists() && !tree.join("module.rs").exists());
+        fs::remove_dir_all(folder).expect("the folder is there");
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Engine {
         if self.answer() == Some(ANSWER) { Ok(()) } else { Err(Unusable::Wrong(self)) }
     }
 
+    /// Those that this machine can run.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn runnable() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|engine| !matches!(engine.test(), Err(Unusable::Processor(_))))
+    }
+
     /// [`super::seal`] by this engine; by ring if the processor lacks the instructions.
     pub fn seal(self, jobs: &mut [Seal<'_>]) {
         if self == Self::Portable {

@@ -4,10 +4,12 @@
 //! lengths. The nonce is 4 zero bytes and the 64-bit little-endian counter; there is no associated data
 //! (WireGuard whitepaper, section 5.4.6).
 //!
-//! Several engines do the same work. The best that the processor can do is chosen once ([`engine`]).
+//! Several engines do the same work. The best that the processor can do is chosen once ([`engine()`]).
 
 mod batch;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod guarded;
 mod key;
 mod portable;
 mod single;

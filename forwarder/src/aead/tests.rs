@@ -12,15 +12,8 @@ use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
+use super::guarded::{CANARY, Guarded, UNTOUCHED};
 use super::*;
-
-/// Bytes before and after each buffer that nobody may touch.
-const CANARY: usize = 64;
-
-/// The engines that this machine can run.
-fn engines() -> impl Iterator<Item = Engine> {
-    Engine::ALL.into_iter().filter(|engine| !matches!(engine.test(), Err(Unusable::Processor(_))))
-}
 
 /// A packet with all that is needed to check what became of it.
 struct Case {
@@ -52,38 +45,6 @@ impl Case {
         let tag = cipher.encrypt_in_place_detached(&nonce, b"", &mut buffer).expect("short");
         buffer.extend_from_slice(&tag);
         buffer
-    }
-}
-
-/// A buffer within canaries.
-struct Guarded {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Guarded {
-    fn new(len: usize, skew: usize) -> Self {
-        let memory = vec![0xa5; CANARY + skew + len + CANARY];
-        Self { memory, start: CANARY + skew, len }
-    }
-
-    fn with(content: &[u8], skew: usize) -> Self {
-        let mut buffer = Self::new(content.len(), skew);
-        buffer.get().copy_from_slice(content);
-        buffer
-    }
-
-    fn get(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..][..self.len]
-    }
-
-    /// The content, if nothing beside it was touched.
-    fn content(&self) -> &[u8] {
-        let (before, rest) = self.memory.split_at(self.start);
-        let (content, after) = rest.split_at(self.len);
-        assert!(before.iter().chain(after).all(|byte| *byte == 0xa5), "written beside the buffer");
-        content
     }
 }
 
@@ -188,12 +149,12 @@ fn every_engine_of_this_machine_passes_its_self_test() {
     for engine in Engine::ALL {
         assert_ne!(engine.test(), Err(Unusable::Wrong(engine)), "{:?}", engine.answer());
     }
-    assert_eq!(engine(), engines().next().expect("the portable one at least"));
+    assert_eq!(engine(), Engine::runnable().next().expect("the portable one at least"));
 }
 
 #[test]
 fn every_length() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for start in (0..1500).step_by(30) {
             let case = |len: usize| {
                 let text = (0..len).map(|i| (i * 31 + len) as u8).collect();
@@ -207,7 +168,7 @@ fn every_length() {
 /// A batch of one length too, for lanes that end together.
 #[test]
 fn every_length_alone() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for len in 0..1500_usize {
             let case = |i: usize| Case::new([7; 32], i as u64, vec![len as u8; len]);
             check(engine, &[case(1), case(2)]);
@@ -218,7 +179,7 @@ fn every_length_alone() {
 #[test]
 fn every_batch_size() {
     let mut rng = SmallRng::seed_from_u64(1);
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for size in 0..=130 {
             let cases: Vec<_> =
                 (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32], [3; 32]], 1500)).collect();
@@ -229,7 +190,7 @@ fn every_batch_size() {
 
 #[test]
 fn counters_carry_into_the_upper_word() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         let counters = [0, u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32, u64::MAX - 1, u64::MAX];
         let case = |counter| Case::new([9; 32], counter, vec![3; 200]);
         check(engine, &counters.map(case));
@@ -240,7 +201,7 @@ fn counters_carry_into_the_upper_word() {
 #[test]
 fn every_batch_size_by_the_whole_engine() {
     let mut rng = SmallRng::seed_from_u64(4);
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for size in 1..=64 {
             let cases: Vec<_> = (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32]], 1500)).collect();
             let mut messages: Vec<_> = cases.iter().map(Case::sealed).collect();
@@ -259,7 +220,7 @@ fn every_batch_size_by_the_whole_engine() {
 
 #[test]
 fn an_empty_batch_is_nothing() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         engine.seal_alone(&mut []);
         engine.open_alone(&mut []);
         engine.seal(&mut []);
@@ -286,7 +247,7 @@ fn destinations_that_do_not_fit_are_refused() {
             .collect();
         refuses(|| engine.open_alone(&mut jobs))
     };
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for (len, refused) in [(0, true), (TAG_LEN - 1, true), (40, true), (55, true), (56, false)] {
             assert_eq!(seals(engine, len), refused, "{engine}: seals 40 bytes into {len}");
         }
@@ -302,7 +263,7 @@ fn refuses(work: impl FnOnce()) -> bool {
 
 #[test]
 fn padding_is_zero_and_authenticated() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         let case = |padding| Case { padding, ..Case::new([9; 32], 3, vec![1, 2, 3, 4, 5]) };
         check(engine, &[case(11), case(0), case(11), case(59), case(60), case(1000)]);
     }
@@ -310,7 +271,7 @@ fn padding_is_zero_and_authenticated() {
 
 #[test]
 fn shorter_than_a_tag_is_not_authentic() {
-    for engine in engines() {
+    for engine in Engine::runnable() {
         let case = |_| Case::new([1; 32], 0, Vec::new());
         let messages: Vec<_> = (0..TAG_LEN).map(|len| vec![0; len]).collect();
         let cases: Vec<_> = (0..TAG_LEN).map(case).collect();
@@ -327,7 +288,7 @@ fn shorter_than_a_tag_is_not_authentic() {
 #[test]
 fn failing_jobs_are_wiped_and_their_neighbours_intact() {
     let mut rng = SmallRng::seed_from_u64(3);
-    for engine in engines() {
+    for engine in Engine::runnable() {
         for size in [1, 2, 3, 8, 15, 16, 17, 33, 64] {
             let cases: Vec<_> = (0..size).map(|_| random_case(&mut rng, &[[1; 32], [2; 32]], 1500)).collect();
             let good: Vec<_> = cases.iter().map(Case::sealed).collect();
@@ -354,7 +315,7 @@ fn failing_jobs_are_wiped_and_their_neighbours_intact() {
 /// Every bit of a message: blocks that fill sets of lanes, others, the last one, the tag.
 #[test]
 fn every_flipped_bit_is_rejected() {
-    for (engine, len) in engines().flat_map(|engine| [0, 83, 1100].map(|len: usize| (engine, len))) {
+    for (engine, len) in Engine::runnable().flat_map(|engine| [0, 83, 1100].map(|len: usize| (engine, len))) {
         let case = || Case::new([5; 32], 77, (0..len).map(|i| i as u8).collect());
         let good = case().sealed();
         for chunk in (0..good.len() * 8).collect::<Vec<_>>().chunks(24) {
@@ -385,7 +346,7 @@ fn names_are_parsed_and_printed() {
 proptest! {
     #[test]
     fn another_counter_or_key_fails(text in proptest::collection::vec(any::<u8>(), 0..100), counter: u64) {
-        for engine in engines() {
+        for engine in Engine::runnable() {
             let case = |key, counter| Case::new([key; 32], counter, text.clone());
             let message = case(5, counter).sealed();
             let cases = [case(5, counter), case(5, counter ^ 1), case(6, counter), case(5, counter ^ 1 << 32)];

@@ -7,12 +7,11 @@
 //!
 //! What is injected towards A never passes a tap: a tap sees what the gateways say to each other.
 
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::sched::{CloneFlags, setns};
 use tests::frames::udp_payload;
+use tests::lab::run_inside;
 use tests::packet_socket::{EVERYTHING, EXPERIMENTAL, PacketSocket};
 use xtask::lab::{Lab, Netns};
 
@@ -30,10 +29,10 @@ impl Cables {
         let switch = lab.switch.as_ref().context("a lab without a switch")?;
         let (mut attack, mut taps) = (Vec::new(), Vec::new());
         for port in 0..lab.options.ports {
-            attack.push(inside(switch, || PacketSocket::open(&format!("a{port}"), EXPERIMENTAL))??);
-            taps.push(inside(switch, || PacketSocket::open(&format!("b{port}"), EVERYTHING))??);
+            attack.push(open(switch, &format!("a{port}"), EXPERIMENTAL)?);
+            taps.push(open(switch, &format!("b{port}"), EVERYTHING)?);
         }
-        attack.push(inside(&lab.a.host, || PacketSocket::open("eth0", EXPERIMENTAL))??);
+        attack.push(open(&lab.a.host, "eth0", EXPERIMENTAL)?);
         let ports = lab.a.ports(lab.options);
         let macs = ports.iter().map(|port| mac(&lab.a.gateway, port)).collect::<Result<_>>()?;
         Ok(Self { attack, macs, taps })
@@ -48,6 +47,10 @@ impl Cables {
     pub fn lan_mac(&self) -> [u8; 6] {
         self.macs[self.macs.len() - 1]
     }
+}
+
+fn open(namespace: &Netns, port: &str, ethertype: u16) -> Result<PacketSocket> {
+    run_inside(namespace, || Ok(PacketSocket::open(port, ethertype)?))
 }
 
 fn overheard(tap: &PacketSocket) -> Vec<Vec<u8>> {
@@ -76,14 +79,4 @@ fn mac(gateway: &Netns, port: &str) -> Result<[u8; 6]> {
     let bytes: Vec<u8> =
         text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
     bytes.try_into().ok().with_context(|| format!("{port}: no MAC address in '{text}'"))
-}
-
-/// Runs `work` on a thread in the namespace; what it opens stays there.
-pub fn inside<T: Send>(namespace: &Netns, work: impl FnOnce() -> T + Send) -> Result<T> {
-    let file = File::open(format!("/run/netns/{}", namespace.name()))?;
-    let entered = move || {
-        setns(&file, CloneFlags::CLONE_NEWNET)?;
-        anyhow::Ok(work())
-    };
-    std::thread::scope(|scope| scope.spawn(entered).join()).expect("no panic in the namespace")
 }

@@ -10,15 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cables::{Cables, inside, kind};
+use cables::{Cables, kind};
 use storm::Storm;
 use tests::frames::{IPV4, IPV6, UDP, ethernet, ipv4, ipv6, mend, udp};
-use tests::lab::able;
+use tests::lab::{able, run_inside, start};
 use xtask::lab::address::{lan4, lan6, listen_port};
 use xtask::lab::gateway::{Counters, Gateway};
 use xtask::lab::traffic::{ping, wait_reachable};
 use xtask::lab::{Family, Lab, Options, Side, Site, Wire};
-use xtask::workspace;
 
 /// Frames that anyone could send.
 const FRAMES: usize = 40_000;
@@ -53,20 +52,16 @@ fn a_wrong_key_gets_no_session() {
     }
 }
 
-fn start(site: &Site, lab: &Lab, core: usize) -> Result<Gateway> {
-    Gateway::start(&workspace::program("debug", "forwarder")?, site, lab.options, core, &[])
-}
-
 fn under_storm(underlay: Family) -> Result<()> {
     let options = Options { ports: 2, queues: 2, underlay, wire: Wire::Switch, bond: false };
     let lab = Lab::build(options)?;
     lab.offload(false)?;
     let cables = Cables::open(&lab)?;
     introduce(&lab)?;
-    let mut a = start(&lab.a, &lab, 0)?;
+    let mut a = start(&lab, &lab.a, &[])?;
     // What came to A before it listened would be no replay to it later.
     a.wait_ready(Duration::from_secs(15))?;
-    let mut b = start(&lab.b, &lab, 1)?;
+    let mut b = start(&lab, &lab.b, &[])?;
     for gateway in [&mut a, &mut b] {
         gateway.wait_tunnels(Duration::from_secs(15))?;
     }
@@ -168,14 +163,13 @@ impl Genuine {
 
 /// Sends in so many flows that each tunnel carries some.
 fn many_flows(from: &Site) -> Result<()> {
-    let send = || {
+    run_inside(&from.host, || {
         for _ in 0..32 {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.send_to(b"a datagram for nobody", (lan4(Side::A, 10), 9))?;
         }
-        std::io::Result::Ok(())
-    };
-    inside(&from.host, send)??;
+        Ok(())
+    })?;
     std::thread::sleep(Duration::from_millis(200));
     Ok(())
 }

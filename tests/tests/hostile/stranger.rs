@@ -9,11 +9,9 @@ use forwarder::clock;
 use forwarder::config::key;
 use forwarder::id::{PeerId, TunnelId};
 use forwarder::wireguard::{PeerConfig, PrivateKey, PublicKey, Shared, Tunnel};
+use tests::lab::{run_inside, start};
 use xtask::lab::address::listen_port;
 use xtask::lab::{Lab, Options, Site};
-
-use crate::cables::inside;
-use crate::start;
 
 const PEER: PeerId = PeerId(0);
 
@@ -21,12 +19,12 @@ const PEER: PeerId = PeerId(0);
 pub fn knocks() -> Result<()> {
     let lab = Lab::build(Options { ports: 1, ..Options::default() })?;
     lab.offload(false)?;
-    let mut gateway = start(&lab.a, &lab, 0)?;
+    let mut gateway = start(&lab, &lab.a, &[])?;
     gateway.wait_ready(Duration::from_secs(15))?;
 
     let far = SocketAddr::new(lab.b.endpoint(lab.options, 0), listen_port(0));
     let near = SocketAddr::new(lab.a.endpoint(lab.options, 0), listen_port(0));
-    let socket = inside(&lab.b.gateway, || UdpSocket::bind(far))??;
+    let socket = run_inside(&lab.b.gateway, || Ok(UdpSocket::bind(far)?))?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let public = PublicKey(*key::decode(lab.a.public_key())?);
 

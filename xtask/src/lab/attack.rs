@@ -6,14 +6,13 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Daemon, Lab, Side, address};
+use super::{Daemon, Lab, Side, address, pin};
 use crate::command::Run as _;
 
 /// A UDP port of gateway A that nobody owns.
@@ -134,9 +133,9 @@ impl<'a> Range<'a> {
             to.set_port(UNOWNED);
         }
         // The attacker takes nothing of the gateway's core.
-        let core = Side::B.core() % thread::available_parallelism()?;
         let mut command = Command::new("taskset");
-        command.args(["--cpu-list", &core.to_string()]).arg(&self.bench);
+        pin(&mut command, Side::B.core())?;
+        command.arg(&self.bench);
         command.args(["flood", "--iface", "a0", "--kind", flood.kind(), "--dst-mac", mac.trim()]);
         command.args(["--to", &to.to_string(), "--public-key", lab.a.public_key()]);
         command.arg("--key-file").arg(lab.directory().join("observed"));

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::{Daemon, Options, Site};
+use super::{Daemon, Options, Site, pin};
 use crate::progress::wait_until;
 
 /// A running `forwarder`.
@@ -75,10 +74,10 @@ impl Gateway {
         arguments: &[&str],
     ) -> Result<Self> {
         let counters = site.tunnels.with_extension("counters.json");
-        let core = core % thread::available_parallelism()?;
-        // A gateway has as many workers as it may use cores.
         let mut command = site.alone("taskset")?;
-        command.args(["--cpu-list", &core.to_string()]).arg(program).arg("run");
+        // A gateway has as many workers as it may use cores.
+        pin(&mut command, core)?;
+        command.arg(program).arg("run");
         for interface in site.interfaces(options) {
             command.args(["--iface", &interface]);
         }

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::Site;
+use super::{Site, pin};
 use crate::command::Run as _;
 
 /// A rate that was searched or offered, and what became of the packets.
@@ -62,10 +61,9 @@ pub fn offer(program: &Path, ends: [&Site; 2], load: Load, pps: u64, seconds: u3
 }
 
 fn run(program: &Path, what: &str, [from, to]: [&Site; 2], load: Load, more: &[&str]) -> Result<Rate> {
-    let core = load.core % thread::available_parallelism()?;
     let mut command = Command::new("taskset");
-    command.args(["--cpu-list", &core.to_string()]).arg(program);
-    command.args([what, "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);
+    pin(&mut command, load.core)?;
+    command.arg(program).args([what, "--json", "--from-iface", "eth0", "--to-iface", "eth0"]);
     command.args(["--from-ns", from.host.name(), "--to-ns", to.host.name()]);
     command.args(["--src", &from.host_address().to_string(), "--dst", &to.host_address().to_string()]);
     command.args(["--size", &load.size.to_string(), "--flows", &load.flows.to_string()]).args(more);

@@ -31,6 +31,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -237,6 +238,13 @@ pub fn prepare(progress: Progress) -> Result<()> {
     workspace::build_release(&["forwarder", "bench"])
 }
 
+/// Tells `taskset` to run what comes next on one core, counted round where there are fewer.
+fn pin(taskset: &mut Command, core: usize) -> Result<()> {
+    let core = core % thread::available_parallelism()?;
+    taskset.args(["--cpu-list", &core.to_string()]);
+    Ok(())
+}
+
 /// Whether the kernel can make a device of this type (`bond`, `wireguard`, `vlan id 1`, ...).
 ///
 /// # Errors
@@ -262,7 +270,7 @@ fn remove_on_signal() -> Result<()> {
     }
     // Caught rather than blocked: the programs that we start would inherit a blocked signal.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             netns::stop_others();
             // The first time meets what the others are just making or removing.

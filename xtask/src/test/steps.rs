@@ -135,7 +135,7 @@ fn thread_models() -> Result<Outcome> {
 fn documentation() -> Result<Outcome> {
     let mut command = workspace::cargo();
     command
-        .args(["doc", "--workspace", "--no-deps", "--locked", "--quiet"])
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings");
     check(&mut command)
 }

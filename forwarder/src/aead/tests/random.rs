@@ -25,7 +25,7 @@ fn random_batches() {
     let mut source = vec![0; 1 << 13];
     rng.fill_bytes(&mut source);
     let [mut sealed, mut expected, mut opened] = [(); 3].map(|()| vec![[0; FRAME]; MOST]);
-    for engine in engines().filter(|engine| *engine != Engine::Ring) {
+    for engine in Engine::runnable().filter(|engine| *engine != Engine::Ring) {
         for batch in 0..1_000_000 {
             let (most, longest) = if batch % 64 == 0 { (MOST, 1500) } else { (9, 150) };
             let size = rng.random_range(1..=most);
@@ -73,7 +73,7 @@ fn open_frames(engine: Engine, jobs: &[Job<'_>], sealed: &Frames, opened: &mut F
     let mut behind = Vec::with_capacity(MOST);
     for ((job, message), frame) in jobs.iter().zip(sealed).zip(opened) {
         let (destination, rest) = frame.split_at_mut(job.len);
-        rest[..CANARY].fill(0xa5);
+        rest[..CANARY].fill(UNTOUCHED);
         behind.push(rest);
         let Job { key, counter, len, .. } = *job;
         opens.push(Open { key, counter, source: &message[..len + TAG_LEN], destination, authentic: false });
@@ -85,6 +85,6 @@ fn open_frames(engine: Engine, jobs: &[Job<'_>], sealed: &Frames, opened: &mut F
         open.authentic == (i != bent)
             && *text == job.text[..text.len()]
             && clean(padding, 0)
-            && clean(&rest[..CANARY], 0xa5)
+            && clean(&rest[..CANARY], UNTOUCHED)
     })
 }

@@ -1,6 +1,7 @@
 //! What a handshake message must be to be taken (section 5.4).
 
 use super::*;
+use crate::wireguard::crypto::SMALL_ORDER;
 
 /// Section 5.1: an initiation counts once, and none that is as old as the greatest seen.
 #[test]
@@ -143,18 +144,6 @@ fn preshared_keys_must_agree() {
     net.connect();
     assert!(net.data(A) && net.data(B));
 }
-
-/// The points of small order on Curve25519 and its twist (RFC 7748, section 6.1; libsodium's list): their
-/// DH is all zero.
-const SMALL_ORDER: [&str; 7] = [
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "0100000000000000000000000000000000000000000000000000000000000000",
-    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-];
 
 /// Section 5.4 (the kernel's behaviour): an all-zero DH is refused, for static keys and ephemeral ones.
 #[test]

@@ -149,6 +149,7 @@ mod tests {
             assert_eq!(u128::from_le_bytes(tag), u128::from(i) + (7 << 64 | u128::from(u64::MAX)));
         }
     }
+
     /// A carry that goes through a full word, once in 2^64 blocks.
     #[test]
     fn carries_reach_the_upper_word() {
