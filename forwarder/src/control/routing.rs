@@ -76,7 +76,8 @@ impl Wanted {
     }
 }
 
-/// Fail-closed routes first, then the TUN with its addresses and MTU, then the routes to it.
+/// Fail-closed routes first, then the TUN with its addresses and MTU, then the routes to it, and the rules. What an
+/// earlier run has left and nobody wants goes: a rule for another mark would lead our own packets into the TUN.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -92,7 +93,8 @@ pub async fn set_up(kernel: &Kernel, wanted: &Wanted, tun: InterfaceId) -> Resul
     }
     kernel.set_link_up(tun).await?;
     // What fails here ends the start, and all of it goes then.
-    route(kernel, wanted, &mut Wanted::default(), tun).await
+    route(kernel, wanted, &mut Wanted::default(), tun).await?;
+    kernel.remove_rules_beyond(wanted.rules()).await
 }
 
 /// Adds what `next` has beyond `now`, in the order of [`set_up`]. When that fails, what was added is taken back:
