@@ -6,7 +6,7 @@
 //! 4. the sockets' marks, and the rules for marks that are no more; from here on nothing fails
 //! 5. the tunnels' protocol state, their doors, and then the sockets: until those are read, the kernel holds what
 //!    comes to a new one
-//! 6. a turn: snapshots are published, the XDP programs' maps follow
+//! 6. a turn: the XDP programs' maps are written, then snapshots are published
 //! 7. routes and addresses: what is no more
 //!
 //! Peers that do not differ keep their ids, and so their sessions and packets.

@@ -126,7 +126,8 @@ pub async fn withdraw(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: Interfa
     take(kernel, &now.beyond(next), next, tun).await;
 }
 
-/// Adds all of `more` but what is there already, and notes in `added` what it did.
+/// Adds all of `more`, and notes in `added` what it did. Fail-closed routes and rules may be there already; a route
+/// to the TUN or an address that is there is an error.
 async fn add(kernel: &Kernel, more: &Wanted, added: &mut Wanted, tun: InterfaceId) -> Result<(), Error> {
     let present: HashSet<Route> = kernel.our_routes().await?.into_iter().collect();
     for (prefix, table) in &more.guards {
