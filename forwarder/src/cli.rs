@@ -41,7 +41,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove the routes that `guard = "keep"` left behind
+    /// Remove the routes, rules and control sockets that a `run` left behind (`guard = "keep"`, `kill -9`)
     Down,
     /// Print a new private key
     Genkey,

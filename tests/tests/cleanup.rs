@@ -80,6 +80,48 @@ fn a_kept_guard_is_all_that_stays_until_down() {
     }
 }
 
+/// A rule that stays for another mark would lead our own encrypted packets into the TUN.
+#[test]
+fn rules_of_a_kept_guard_that_are_no_longer_wanted_go_with_the_next_start() {
+    let name = "rules_of_a_kept_guard_that_are_no_longer_wanted_go_with_the_next_start";
+    let Some(lab) = lab(name, OPTIONS).unwrap() else { return };
+    let before = state(&lab.a);
+    let settings = keep_guard(&lab).unwrap();
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let file = lab.a.tunnels.join("wg0.conf");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let default = |mark| {
+        let lines = text.lines().map(|line| match line.split(' ').next() {
+            Some("ListenPort") => format!("{line}\nFwMark = {mark}\n"),
+            Some("AllowedIPs") => "AllowedIPs = 0.0.0.0/0, ::/0\n".to_owned(),
+            _ => format!("{line}\n"),
+        });
+        lines.collect::<String>()
+    };
+    let rules = |family| {
+        let all = lab.a.gateway.ip(&format!("{family} rule show")).unwrap();
+        all.lines().filter(|line| line.contains(OURS)).collect::<Vec<_>>().join("\n")
+    };
+    for (text, mark) in [(default(7), Some("0x7")), (default(8), Some("0x8")), (text.clone(), None)] {
+        std::fs::write(&file, text).unwrap();
+        let mut a = start_ready(&lab, &lab.a, &settings).unwrap();
+        for family in ["-4", "-6"] {
+            let rules = rules(family);
+            assert_eq!(rules.matches("not from all fwmark").count(), usize::from(mark.is_some()), "{rules}");
+            assert_eq!(rules.lines().count(), mark.map_or(0, |_| 2), "{rules}");
+            assert!(mark.is_none_or(|mark| rules.contains(&format!("fwmark {mark} "))), "{rules}");
+        }
+        if let Some(mark) = mark {
+            // To the far gateway leads the link's own route, which is looked at before.
+            let way = lab.a.gateway.ip(&format!("route get 198.51.100.1 mark {mark}")).unwrap();
+            assert!(!way.contains("forwarder0"), "our own packets go into the TUN: {way}");
+        }
+        a.daemon.end_with(Signal::SIGKILL).unwrap();
+    }
+    down(&lab.a).unwrap();
+    assert_becomes(&lab.a, &before, "after `down`");
+}
+
 /// Lines that tools print.
 type State = BTreeSet<String>;
 

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
-use crate::id::{InterfaceId, PortId, TunnelId};
+use crate::id::{InterfaceId, PortId};
 use crate::kernel::{BondMode, Link, LinkKind, Resolved, View};
-use crate::pipeline::snapshot::{Egress, Encap};
+use crate::pipeline::snapshot::{Egress, Encap, Tunnel};
 use crate::topology::{InterfacePlan, PortPlan, Topology};
 
 /// 802.3ad port state: collecting and distributing.
@@ -27,10 +27,9 @@ pub enum Obstacle {
     Unroutable(String),
 }
 
-/// The outer headers for messages from `local_port` of tunnel `tunnel` to `remote`, given the kernel's
-/// answer how they would leave.
+/// The outer headers for a tunnel's messages to `remote`, given the kernel's answer how they would leave.
 ///
-/// On a bond the tunnel's place among the others picks the usable slave, so that parallel tunnels use different slaves.
+/// On a bond the tunnel's position picks the usable slave, so that parallel tunnels use different slaves.
 ///
 /// # Errors
 /// What is missing.
@@ -38,8 +37,7 @@ pub fn encap(
     topology: &Topology,
     view: &View,
     tun: InterfaceId,
-    tunnel: TunnelId,
-    local_port: u16,
+    tunnel: &Tunnel,
     remote: SocketAddr,
     resolved: &Resolved,
 ) -> Result<Encap, Obstacle> {
@@ -56,10 +54,8 @@ pub fn encap(
     let next_hop = resolved.next_hop;
     let neighbour = view.neighbours.iter().find(|n| n.interface == interface && n.address == next_hop);
     let neighbour = neighbour.ok_or(Obstacle::Neighbour(interface, next_hop))?;
-    // Its position: ids have holes after a reload.
-    let position = topology.tunnels.iter().position(|plan| plan.id == tunnel).unwrap_or(0);
-    let port = ports[position % ports.len()];
-    let source = SocketAddr::new(resolved.source, local_port);
+    let port = ports[tunnel.position % ports.len()];
+    let source = SocketAddr::new(resolved.source, tunnel.listen_port);
     let mac = view.link(interface).map_or([0; 6], |link| link.mac);
     let header = Encap::frame(port, mac, neighbour.mac, &plan.vlans, source, remote);
     header.ok_or_else(|| Obstacle::Unroutable(format!("the kernel would send to {remote} from {source}")))
@@ -109,10 +105,19 @@ fn transmits(link: &Link, mode: BondMode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::config::TunnelSettings;
+    use crate::config::{TunnelConfig, TunnelSettings, wg_quick};
+    use crate::control::snapshots;
+    use crate::id::TunnelId;
     use crate::kernel::{Neighbour, SlaveState};
     use crate::topology::{Mode, TunnelPlan};
+
+    fn config() -> TunnelConfig {
+        let text = "[Interface]\nPrivateKey = 6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=\n";
+        wg_quick::parse("wg0", Path::new("wg0.conf"), text.as_bytes()).unwrap()
+    }
 
     fn slave(active: bool, actor_state: u8, partner_state: u16) -> Link {
         Link {
@@ -169,7 +174,7 @@ mod tests {
             vlans: ArrayVec::new(),
             ports: vec![PortId(0), PortId(1)],
         };
-        let tunnel = |id| TunnelPlan {
+        let plan = |id| TunnelPlan {
             id: TunnelId(id),
             name: format!("wg{id}"),
             peers: vec![],
@@ -179,18 +184,19 @@ mod tests {
         let topology = Topology {
             ports: vec![port(3), port(4)],
             interfaces: vec![bond],
-            tunnels: vec![tunnel(0), tunnel(2)],
+            tunnels: vec![plan(0), plan(2)],
             ..Topology::default()
         };
+        let tunnels = snapshots::tunnels(&topology, &[config(), config()], |_| 51820);
         let next_hop = "192.0.2.2".parse().unwrap();
         let neighbour = Neighbour { interface: InterfaceId(2), address: next_hop, mac: [4; 6] };
         let links = vec![link(2), link(3), link(4)];
         let view = View { links, neighbours: vec![neighbour], ..View::default() };
         let source = "192.0.2.1".parse().unwrap();
         let resolved = Resolved { interface: InterfaceId(2), next_hop, source };
-        let port = |id| {
+        let port = |id: usize| {
             let remote = SocketAddr::new(next_hop, 51820);
-            match encap(&topology, &view, InterfaceId(9), TunnelId(id), 51820, remote, &resolved) {
+            match encap(&topology, &view, InterfaceId(9), &tunnels[id], remote, &resolved) {
                 Ok(Encap::Frame { port, .. }) => port,
                 other => panic!("{other:?}"),
             }

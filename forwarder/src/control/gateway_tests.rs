@@ -13,11 +13,12 @@ use super::handle::Handle;
 use super::{plan, snapshots};
 use crate::clock;
 use crate::config::{Settings, TunnelConfig, wg_quick};
-use crate::id::{InterfaceId, PeerId};
+use crate::drops::Drop;
+use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::netlink::{Changed, Kernel};
 use crate::kernel::{Address, Route, TABLE_MAIN, View};
-use crate::pipeline::Snapshot;
 use crate::pipeline::snapshot;
+use crate::pipeline::{Control as _, Snapshot};
 use crate::port::udp::UdpSockets;
 use crate::publish::{Publisher, Subscriber};
 use crate::topology::Topology;
@@ -155,6 +156,28 @@ async fn found(gateway: &mut Gateway, lanes: &mut [Subscriber; 2]) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("still {:?}", endpoints(gateway));
+}
+
+/// Whoever reads a new socket finds its tunnel's door open: the peer repeats its initiation only after 5 s.
+#[tokio::test]
+async fn a_new_tunnels_door_is_open_when_its_socket_is_read() {
+    // The keys of many tunnels take a while, and that is when the slow path may look.
+    let tunnels: Vec<TunnelConfig> = (0..64)
+        .map(|i| {
+            let private_key = crate::wireguard::PrivateKey([i + 1; 32]);
+            TunnelConfig { private_key, ..tunnel(&format!("wg{i}"), &["", ""]) }
+        })
+        .collect();
+    let (mut gateway, _lanes) = gateway(tunnels[..1].to_vec());
+    let (sockets, handle) = (Arc::clone(&gateway.sockets), Arc::clone(&gateway.handle));
+    let slow_path = thread::spawn(move || {
+        while sockets.port(TunnelId(1)).is_none() {
+            thread::yield_now();
+        }
+        handle.handshake(TunnelId(1), "192.0.2.1:1".parse().unwrap(), &[]).map_err(|refused| refused.reason)
+    });
+    gateway.reconfigure(tunnels, &mut rng()).await.expect("a change");
+    assert_eq!(slow_path.join().unwrap(), Err(Drop::Malformed));
 }
 
 /// Ids have holes when a tunnel is gone, and nobody listens on port 0.

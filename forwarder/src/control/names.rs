@@ -106,6 +106,7 @@ impl Names {
         let named: HashSet<&Name> = sections.filter_map(|section| section.endpoint_name.as_ref()).collect();
         self.answered.retain(|name, _| named.contains(name));
         self.failing.retain(|name, _| named.contains(name));
+        self.lookups.retain(|name, _| named.contains(name));
     }
 
     /// Forgets a peer that is no more.
@@ -275,10 +276,11 @@ mod tests {
         for host in ["a.example", "b.example"] {
             names.answered.insert((host.to_owned(), 1), Boottime::default());
             names.failing.insert((host.to_owned(), 1), String::new());
+            names.lookups.insert((host.to_owned(), 1), oneshot::channel().1);
         }
         names.forget_others(&[config("a.example:1")]);
-        assert!(names.answered.keys().chain(names.failing.keys()).all(|(host, _)| host == "a.example"));
-        assert_eq!((names.answered.len(), names.failing.len()), (1, 1));
+        let left = names.answered.keys().chain(names.failing.keys()).chain(names.lookups.keys());
+        assert_eq!(left.map(|(host, _)| host.as_str()).collect::<Vec<_>>(), ["a.example"; 3]);
     }
 
     #[test]

@@ -41,12 +41,12 @@ impl Gateway {
         tunnel: TunnelId,
         endpoint: Option<SocketAddr>,
     ) -> Result<Option<Encap>, Obstacle> {
-        let Some(remote) = endpoint else { return Ok(None) };
+        let (Some(remote), Some(inbound)) = (endpoint, self.plan.tunnels.get(tunnel.index())) else {
+            return Ok(None);
+        };
         let resolved = self.kernel.resolve(remote.ip(), self.fwmark(tunnel)).await;
         let resolved = resolved.map_err(|error| Obstacle::Unroutable(error.to_string()))?;
-        let port = self.plan.tunnels.get(tunnel.index()).map_or(0, |tunnel| tunnel.listen_port);
-        egress::encap(&self.plan.topology, &self.view, self.plan.tun, tunnel, port, remote, &resolved)
-            .map(Some)
+        egress::encap(&self.plan.topology, &self.view, self.plan.tun, inbound, remote, &resolved).map(Some)
     }
 
     /// Says once what stands in a path's way, and once that it is gone.

@@ -4,8 +4,9 @@
 //! 2. UDP sockets for new ports
 //! 3. fail-closed routes, the TUN's addresses, routes and rules: what is new
 //! 4. the sockets' marks, and the rules for marks that are no more; from here on nothing fails
-//! 5. the tunnels' protocol state
-//! 6. a turn: snapshots are published, the XDP programs' maps follow
+//! 5. the tunnels' protocol state, their doors, and then the sockets: until those are read, the kernel holds what
+//!    comes to a new one
+//! 6. a turn: the XDP programs' maps are written, then snapshots are published
 //! 7. routes and addresses: what is no more
 //!
 //! Peers that do not differ keep their ids, and so their sessions and packets.
@@ -119,7 +120,7 @@ impl Gateway {
         let now = Wanted::new(&self.plan.configs, self.plan.topology.tun_mtu);
         let next = Wanted::new(&configs, topology.tun_mtu);
         routing::extend(&self.kernel, &now, &next, self.plan.tun).await?;
-        self.replace_sockets(&topology, &configs, sockets);
+        set_marks(&topology, &configs, &sockets);
         routing::withdraw_rules(&self.kernel, &now, &next).await;
 
         for change in &changes {
@@ -133,7 +134,7 @@ impl Gateway {
         self.plan.topology = topology;
         let old = std::mem::replace(&mut self.plan.configs, configs);
         self.plan.settings = settings;
-        let listen_port = |tunnel| self.sockets.port(tunnel).unwrap_or(0);
+        let listen_port = |tunnel| sockets.get(&tunnel).map_or(0, |pair| pair.port());
         self.plan.tunnels = snapshots::tunnels(&self.plan.topology, &self.plan.configs, listen_port);
         self.make_room();
         for change in &changes {
@@ -148,6 +149,7 @@ impl Gateway {
         self.regroup();
         self.take_routes();
         self.open_doors();
+        self.sockets.replace(sockets);
         self.stale.maps = true;
         self.stale.paths = true;
         self.note(Changed::all());
@@ -194,21 +196,6 @@ impl Gateway {
             sockets.insert(plan.id, pair);
         }
         Ok(sockets)
-    }
-
-    fn replace_sockets(
-        &self,
-        topology: &Topology,
-        configs: &[TunnelConfig],
-        sockets: BTreeMap<TunnelId, Arc<Pair>>,
-    ) {
-        for (plan, config) in topology.tunnels.iter().zip(configs) {
-            let marked = sockets.get(&plan.id).map(|pair| pair.set_mark(fwmark(config)));
-            if let Some(Err(error)) = marked {
-                tracing::warn!("{}: cannot set FwMark: {error}", plan.name);
-            }
-        }
-        self.sockets.replace(sockets);
     }
 
     fn count_listeners(&self, configs: &[TunnelConfig]) -> Result<(), ReconfigureError> {
@@ -274,6 +261,15 @@ impl Gateway {
                 }
             }
             What::Removed | What::ListenPort(_) | What::FwMark(_) | What::Interface => {}
+        }
+    }
+}
+
+fn set_marks(topology: &Topology, configs: &[TunnelConfig], sockets: &BTreeMap<TunnelId, Arc<Pair>>) {
+    for (plan, config) in topology.tunnels.iter().zip(configs) {
+        let marked = sockets.get(&plan.id).map(|pair| pair.set_mark(fwmark(config)));
+        if let Some(Err(error)) = marked {
+            tracing::warn!("{}: cannot set FwMark: {error}", plan.name);
         }
     }
 }

@@ -76,7 +76,8 @@ impl Wanted {
     }
 }
 
-/// Fail-closed routes first, then the TUN with its addresses and MTU, then the routes to it.
+/// Fail-closed routes first, then the TUN with its addresses and MTU, then the routes to it, and the rules. What an
+/// earlier run has left and nobody wants goes: a rule for another mark would lead our own packets into the TUN.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -92,7 +93,8 @@ pub async fn set_up(kernel: &Kernel, wanted: &Wanted, tun: InterfaceId) -> Resul
     }
     kernel.set_link_up(tun).await?;
     // What fails here ends the start, and all of it goes then.
-    route(kernel, wanted, &mut Wanted::default(), tun).await
+    route(kernel, wanted, &mut Wanted::default(), tun).await?;
+    kernel.remove_rules_beyond(wanted.rules()).await
 }
 
 /// Adds what `next` has beyond `now`, in the order of [`set_up`]. When that fails, what was added is taken back:
@@ -124,7 +126,8 @@ pub async fn withdraw(kernel: &Kernel, now: &Wanted, next: &Wanted, tun: Interfa
     take(kernel, &now.beyond(next), next, tun).await;
 }
 
-/// Adds all of `more` but what is there already, and notes in `added` what it did.
+/// Adds all of `more`, and notes in `added` what it did. Fail-closed routes and rules may be there already; a route
+/// to the TUN or an address that is there is an error.
 async fn add(kernel: &Kernel, more: &Wanted, added: &mut Wanted, tun: InterfaceId) -> Result<(), Error> {
     let present: HashSet<Route> = kernel.our_routes().await?.into_iter().collect();
     for (prefix, table) in &more.guards {

@@ -80,7 +80,7 @@ pub fn tunnels(
     listen_port: impl Fn(TunnelId) -> u16,
 ) -> Arc<[Tunnel]> {
     let mut tunnels = Vec::new();
-    for (plan, config) in topology.tunnels.iter().zip(configs) {
+    for (position, (plan, config)) in topology.tunnels.iter().zip(configs).enumerate() {
         let mut allowed_ips = AllowedIps::default();
         for (peer, section) in plan.peers.iter().zip(&config.peers) {
             for prefix in &section.allowed_ips {
@@ -96,7 +96,8 @@ pub fn tunnels(
         }
         let listen_port = listen_port(plan.id);
         let copy_dscp = plan.settings.copy_dscp;
-        tunnels[plan.id.index()] = Tunnel { addresses, listen_port, allowed_ips, mtu: plan.mtu, copy_dscp };
+        tunnels[plan.id.index()] =
+            Tunnel { position, addresses, listen_port, allowed_ips, mtu: plan.mtu, copy_dscp };
     }
     tunnels.into()
 }

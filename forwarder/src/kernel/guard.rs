@@ -11,10 +11,10 @@
 //! ```
 //!
 //! When the life line breaks (exit, panic, kill -9), the janitor removes every route and rule of our
-//! protocol number and exits. Whoever holds the lock owns those: there is one per network namespace, as
-//! there is one routing table, so gateways in different namespaces never meet, and a new forwarder waits
-//! until the janitor of the one before is done. To leave the routes after any exit (`guard = "keep"`), start no
-//! janitor.
+//! protocol number, and the control sockets that nobody answers on, and exits. Whoever holds the lock owns the
+//! routes and rules: there is one per network namespace, as there is one routing table, so gateways in different
+//! namespaces never meet, and a new forwarder waits until the janitor of the one before is done. To leave the
+//! routes after any exit (`guard = "keep"`), start no janitor.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -58,8 +58,9 @@ pub async fn close(kernel: &Kernel, prefixes: &[(IpNet, u32)]) -> Result<(), Err
     Ok(())
 }
 
-/// `forwarder down`: removes the routes and rules that a forwarder with `guard = "keep"` left behind in
-/// this network namespace. Not to be called on a tokio runtime.
+/// `forwarder down`: removes what the janitor would have removed, after a forwarder with `guard = "keep"` or after
+/// both were killed: our routes and rules in this network namespace, and the control sockets that nobody answers
+/// on. Not to be called on a tokio runtime.
 ///
 /// # Errors
 /// When a forwarder still runs here, or the kernel refuses.

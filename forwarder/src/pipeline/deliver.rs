@@ -12,7 +12,7 @@ use super::rewrite;
 use super::snapshot::{Egress, Route, Snapshot};
 use super::waiting::For;
 use crate::drops::Drop;
-use crate::id::{InterfaceId, TunnelId};
+use crate::id::InterfaceId;
 use crate::port::TxFrame;
 
 /// A port and the room for an Ethernet header before the packet in its frames.
@@ -34,21 +34,21 @@ enum NextHop {
     Unresolved(InterfaceId, IpAddr),
 }
 
-/// Sends an opened packet on from the frame into which it was opened: in place when that was the right
-/// one, else as a copy. Returns the right place; `None` when the packet waits.
+/// Sends a packet that was opened in the tunnel at `position` on from the frame into which it was opened: in
+/// place when that was the right one, else as a copy. Returns the right place; `None` when the packet waits.
 ///
 /// # Errors
 /// The frame comes back with the reason for the drop.
 pub(super) fn from_frame(
     io: &mut Io,
     cx: Context<'_>,
-    tunnel: TunnelId,
+    position: usize,
     ip: &Ip,
     opened: Place,
     mut tx: TxFrame,
 ) -> Result<Option<Place>, (TxFrame, Drop)> {
     let packet = &mut tx.frame.memory_mut()[opened.room..][..ip.len];
-    let (port, header) = match exit(io, cx, tunnel, ip, packet) {
+    let (port, header) = match exit(io, cx, position, ip, packet) {
         Ok(Some(exit)) => exit,
         Ok(None) => {
             io.ports.cancel(opened.port, tx);
@@ -78,11 +78,11 @@ pub(super) fn from_frame(
 pub(super) fn from_waiting(
     io: &mut Io,
     cx: Context<'_>,
-    tunnel: TunnelId,
+    position: usize,
     packet: &mut [u8],
 ) -> Result<(), Drop> {
     let ip = parse::ip(packet).ok_or(Drop::Malformed)?;
-    let Some((port, header)) = exit(io, cx, tunnel, &ip, packet)? else { return Ok(()) };
+    let Some((port, header)) = exit(io, cx, position, &ip, packet)? else { return Ok(()) };
     let place = Place { port, room: header.len() };
     let tx = copy(io, place, packet)?;
     transmit(io, place, tx, &header, ip.len);
@@ -94,11 +94,11 @@ pub(super) fn from_waiting(
 fn exit(
     io: &mut Io,
     cx: Context<'_>,
-    tunnel: TunnelId,
+    position: usize,
     ip: &Ip,
     packet: &mut [u8],
 ) -> Result<Option<(u16, ArrayVec<u8, MAX_ETHERNET_LEN>)>, Drop> {
-    match next_hop(cx.snapshot, &io.ports, tunnel, ip)? {
+    match next_hop(cx.snapshot, &io.ports, position, ip)? {
         NextHop::Port(port, header) => {
             rewrite::decrement_ttl(packet);
             Ok(Some((port, header)))
@@ -108,7 +108,7 @@ fn exit(
             Ok(Some((kernel, ArrayVec::new())))
         }
         NextHop::Unresolved(interface, address) => {
-            io.wait(cx, For::Neighbour(interface, address, tunnel), packet);
+            io.wait(cx, For::Neighbour(interface, address, position), packet);
             io.control.want_neighbour(interface, address);
             Ok(None)
         }
@@ -116,7 +116,7 @@ fn exit(
 }
 
 /// Follows the route. What only the kernel can answer or do (ICMP, fragmentation, options) goes there.
-fn next_hop(snapshot: &Snapshot, ports: &Ports, tunnel: TunnelId, ip: &Ip) -> Result<NextHop, Drop> {
+fn next_hop(snapshot: &Snapshot, ports: &Ports, position: usize, ip: &Ip) -> Result<NextHop, Drop> {
     let (interface, gateway) = match snapshot.routes.lookup(ip.destination) {
         None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
         Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
@@ -129,7 +129,7 @@ fn next_hop(snapshot: &Snapshot, ports: &Ports, tunnel: TunnelId, ip: &Ip) -> Re
     if ip.len > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
         return Ok(NextHop::Kernel);
     }
-    let port = usable.get(tunnel.index() % usable.len().max(1)).ok_or(Drop::PortDown)?;
+    let port = usable.get(position % usable.len().max(1)).ok_or(Drop::PortDown)?;
     let port = ports.egress(*port).ok_or(Drop::PortDown)?;
     let address = gateway.unwrap_or(ip.destination);
     let Some(neighbour) = snapshot.neighbours.get(&(interface, address)) else {

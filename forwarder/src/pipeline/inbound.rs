@@ -159,13 +159,13 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
         return;
     }
     let plaintext = &mut opening.tx.frame.memory_mut()[range.clone()];
-    let ip = match (opening.authentic, opening.fresh) {
+    let checked = match (opening.authentic, opening.fresh) {
         (false, _) => Err(Drop::AuthFailed),
         (true, false) => Err(Drop::Replayed),
         (true, true) => check(cx.snapshot, session, opening.message.ds, plaintext),
     };
-    let delivered = match ip {
-        Ok(ip) => deliver::from_frame(io, cx, session.tunnel, &ip, place, opening.tx),
+    let delivered = match checked {
+        Ok((position, ip)) => deliver::from_frame(io, cx, position, &ip, place, opening.tx),
         Err(reason) => Err((opening.tx, reason)),
     };
     match delivered {
@@ -185,8 +185,13 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
     }
 }
 
-/// 4. The inner packet, with its DS byte brought up to date.
-fn check(snapshot: &Snapshot, session: &Session, outer_ds: u8, plaintext: &mut [u8]) -> Result<Ip, Drop> {
+/// 4. The inner packet, with its DS byte brought up to date, and its tunnel's position.
+fn check(
+    snapshot: &Snapshot,
+    session: &Session,
+    outer_ds: u8,
+    plaintext: &mut [u8],
+) -> Result<(usize, Ip), Drop> {
     let ip = parse::ip(plaintext).ok_or(Drop::Malformed)?;
     let tunnel = snapshot.tunnels.get(session.tunnel.index()).ok_or(Drop::SourceNotAllowed)?;
     if tunnel.allowed_ips.lookup(ip.source) != Some(session.peer) {
@@ -199,7 +204,7 @@ fn check(snapshot: &Snapshot, session: &Session, outer_ds: u8, plaintext: &mut [
     if ds != ip.ds {
         rewrite::set_ds(plaintext, ds);
     }
-    Ok(ip)
+    Ok((tunnel.position, ip))
 }
 
 /// Length of a message's plaintext; [`crate::wireguard::message::DataHeader::parse`] has checked that

@@ -149,8 +149,8 @@ impl Lane {
                 self.carry(cx);
                 return Ok(());
             }
-            For::Neighbour(_, _, tunnel) => {
-                deliver::from_waiting(&mut self.io, cx, tunnel, waiter.frame.bytes_mut())
+            For::Neighbour(_, _, position) => {
+                deliver::from_waiting(&mut self.io, cx, position, waiter.frame.bytes_mut())
             }
         };
         self.io.waiting.give(waiter.frame);

@@ -135,9 +135,11 @@ pub enum Encap {
     },
 }
 
-/// What a tunnel's file says of packets; the default stands where there is no tunnel of that id.
+/// What a tunnel's file says of packets, and its position; the default stands where there is no tunnel of that id.
 #[derive(Debug, Default)]
 pub struct Tunnel {
+    /// Its position among the tunnels that there are: ids have holes when others are gone.
+    pub position: usize,
     /// The gateway's own addresses in the tunnel. Peers may take them from this tunnel only.
     pub addresses: Box<[IpAddr]>,
     /// UDP port that its messages must have come to.
@@ -174,8 +176,8 @@ impl AllowedIps {
 pub enum Egress {
     /// As Ethernet frames.
     Ethernet {
-        /// The ports that carry the interface's frames now: one, or a bond's usable slaves. Tunnel
-        /// `t` uses the one at `t` modulo the length. Empty when all are down.
+        /// The ports that carry the interface's frames now: one, or a bond's usable slaves. A tunnel uses
+        /// the one at its position modulo the length. Empty when all are down.
         ports: ArrayVec<PortId, 16>,
         /// Source MAC address.
         mac: [u8; 6],

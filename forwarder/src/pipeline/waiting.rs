@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use crate::clock::Boottime;
 use crate::drops::Drop;
-use crate::id::{InterfaceId, PeerId, TunnelId};
+use crate::id::{InterfaceId, PeerId};
 use crate::port::{Arena, Frame};
 
 /// Packets that wait in one lane, at most (the kernel's limit per peer).
@@ -21,8 +21,8 @@ pub const WAITING: usize = 128;
 pub(super) enum For {
     /// A session with the peer and an egress to it; the packet is a plain one to be sealed.
     Session(PeerId),
-    /// The next hop's MAC address; the packet was opened in the tunnel.
-    Neighbour(InterfaceId, IpAddr, TunnelId),
+    /// The next hop's MAC address; the packet was opened in the tunnel at this position.
+    Neighbour(InterfaceId, IpAddr, usize),
 }
 
 impl For {
@@ -135,7 +135,7 @@ mod tests {
         let mut waiting = Waiting::new(64).unwrap();
         assert_eq!(waiting.push(A, &[0], Boottime::default()), None);
         for host in 0..200 {
-            let next_hop = For::Neighbour(InterfaceId(1), [10, 0, 0, host].into(), TunnelId(0));
+            let next_hop = For::Neighbour(InterfaceId(1), [10, 0, 0, host].into(), 0);
             let dropped = waiting.push(next_hop, &[1], Boottime::default());
             assert_eq!(dropped, (host >= 127).then_some(Drop::NoNeighbour));
         }

@@ -104,8 +104,8 @@ impl Kernel {
     }
 
     /// Adds wg-quick's two rules for a `/0`: unmarked packets look into `rules.table`, after the specific
-    /// routes of `main` had their turn. Rules of ours that are there, for another mark or from a kept guard, are
-    /// taken over; specific routes have their turn first at every moment.
+    /// routes of `main` had their turn, which they have at every moment. What of them is there already, for another
+    /// mark or from a kept guard, is taken over; a rule for another mark stays.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -132,7 +132,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove_default_rules(&self, rules: &DefaultRules) -> Result<(), Error> {
-        self.remove_rules(rule_messages(rules), rules).await
+        self.remove_rules(rule_messages(rules), || format!("remove the rules {rules}")).await.map(drop)
     }
 
     /// Removes the one of [`Self::add_default_rules`] that is about the mark, where there is another mark now.
@@ -141,19 +141,21 @@ impl Kernel {
     /// When the kernel refuses.
     pub async fn remove_mark_rule(&self, rules: &DefaultRules) -> Result<(), Error> {
         let [unmarked, _] = rule_messages(rules);
-        self.remove_rules([unmarked], rules).await
+        self.remove_rules([unmarked], || format!("remove the rules {rules}")).await.map(drop)
     }
 
-    async fn remove_rules(
+    /// Removes those of our rules that belong to none of these: a kept guard may have left some.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_rules_beyond(
         &self,
-        messages: impl IntoIterator<Item = RuleMessage>,
-        rules: &DefaultRules,
+        wanted: impl IntoIterator<Item = DefaultRules>,
     ) -> Result<(), Error> {
-        for message in messages {
-            let action = || format!("remove the rules {rules}");
-            unless_gone(self.change(Message::DelRule(message), NLM_F_ACK, action).await)?;
-        }
-        Ok(())
+        let wanted: Vec<RuleMessage> = wanted.into_iter().flat_map(|rules| rule_messages(&rules)).collect();
+        let mut present = self.our_rule_messages().await?;
+        present.retain(|told| !wanted.iter().any(|wanted| is_rule(told, wanted)));
+        self.remove_rules(present, || "remove the rules of an earlier run".into()).await.map(drop)
     }
 
     /// Removes every rule and route of our protocol number, in all tables. Those that are gone by then
@@ -162,11 +164,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove_ours(&self) -> Result<Removed, Error> {
-        let mut removed = Removed::default();
-        for rule in self.our_rule_messages().await? {
-            let gone = self.change(Message::DelRule(rule), NLM_F_ACK, || "remove our rules".into()).await;
-            removed.rules += usize::from(unless_gone(gone)?);
-        }
+        let rules = self.our_rule_messages().await?;
+        let rules = self.remove_rules(rules, || "remove our rules".into()).await?;
+        let mut removed = Removed { routes: 0, rules };
         for route in self.our_route_messages().await? {
             let gone = self.change(Message::DelRoute(route), NLM_F_ACK, || "remove our routes".into()).await;
             removed.routes += usize::from(unless_gone(gone)?);
@@ -187,6 +187,20 @@ impl Kernel {
         message.attributes.push(NeighbourAttribute::Destination(address.into()));
         let action = || format!("resolve the neighbour {address} on {}", device(interface));
         self.change(Message::NewNeighbour(message), NLM_F_ACK | NLM_F_CREATE, action).await
+    }
+
+    /// Returns how many there were.
+    async fn remove_rules(
+        &self,
+        messages: impl IntoIterator<Item = RuleMessage>,
+        action: impl Fn() -> String,
+    ) -> Result<usize, Error> {
+        let mut removed = 0;
+        for message in messages {
+            let gone = self.change(Message::DelRule(message), NLM_F_ACK, &action).await;
+            removed += usize::from(unless_gone(gone)?);
+        }
+        Ok(removed)
     }
 
     async fn set_link(

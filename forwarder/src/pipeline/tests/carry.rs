@@ -1,12 +1,15 @@
 //! Packets that must arrive, and how.
 
-use super::PATHS;
+use std::sync::Arc;
+
 use super::packets::{Inner, bytes, checksummed, ethernet};
 use super::site::{Plan, Site};
 use super::world::{Gateway, World};
+use super::{LAN_PORT, PATHS};
 use crate::drops::Drop;
 use crate::id::{PeerId, PortId, TunnelId};
 use crate::pipeline::control::Injected;
+use crate::pipeline::snapshot::Tunnel;
 use crate::port::{Destination, Layer};
 use crate::wireguard::message::CookieReply;
 
@@ -327,6 +330,25 @@ fn inner_wireguard_is_carried() {
     world.a.lan_sends(&inner.packet());
     world.settle();
     assert_eq!(received(&world.b), [on_lan(world.b.site, &inner.forwarded(2))]);
+}
+
+/// Ids have holes when a tunnel is gone; those that are left share the slaves of the LAN all the same.
+#[test]
+fn tunnels_deliver_by_different_slaves_whatever_their_ids() {
+    let mut world = World::new(Plan::default());
+    world.b.set_lan_ports(&[LAN_PORT, PortId(2)]);
+    world.b.publish(|snapshot| {
+        let tunnels = Arc::get_mut(&mut snapshot.tunnels).unwrap();
+        tunnels[1] = Tunnel::default();
+        tunnels[2].position = 1;
+    });
+    let inner = Inner::between(world.a.site, false);
+    for i in [0, 2] {
+        world.b.wire_brings(i, &world.a.seal(i, 0, &inner.packet(), 0));
+    }
+    world.b.turn(world.now);
+    let delivered = [received(&world.b), bytes(world.b.wires[1].take())];
+    assert_eq!(delivered, [(); 2].map(|()| vec![on_lan(world.b.site, &inner.forwarded(1))]));
 }
 
 /// The detector of [`Gateway::take_sealed`] can fail: a plain packet on a wire is caught.

@@ -160,6 +160,7 @@ impl Site {
             mtu: 1500,
         };
         let tunnels = (0..PATHS).map(|i| Tunnel {
+            position: i,
             addresses: [self.address(false, 100 + i as u8)].into(),
             listen_port: self.endpoint(i).port(),
             allowed_ips: self.allowed_ips(PeerId(i as u32)),
