@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements that compare, in one run, and judge by ratios.
 
 mod aead;
+pub mod figures;
 mod flood;
 mod handshake;
 
