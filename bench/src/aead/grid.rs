@@ -12,8 +12,8 @@ const MIXES: [(&str, &[usize]); 3] =
     [("imix", &IMIX), ("1424+64", &[1424, 64]), ("1424+3x0", &[1424, 0, 0, 0])];
 const LARGEST: usize = 64;
 
-/// Bytes of a run: about 3 ms for each contender.
-const SHORT: usize = 400_000;
+/// Bytes of a run, which takes some milliseconds for each contender.
+const SHORT: usize = 1_000_000;
 /// What a ratio to ring may not be below.
 const LEAST: f64 = 0.97;
 /// How many of the worst are printed.
