@@ -9,6 +9,7 @@ use serde::Serialize;
 
 mod account;
 mod aead;
+mod constant_time;
 mod flood;
 mod forge;
 mod handshakes;
@@ -20,6 +21,7 @@ mod program;
 mod rate;
 mod sender;
 mod sink;
+mod status;
 mod trial;
 
 use account::Account;
@@ -75,6 +77,8 @@ enum Command {
     Send(Send),
     /// Measure the AEAD engines against other implementations
     Aead(aead::Options),
+    /// Test whether the time of the AEAD engines shows secrets, by dudect's method
+    ConstantTime(constant_time::Options),
     /// Count what arrives at an interface of this namespace
     Sink {
         /// The interface
@@ -134,6 +138,7 @@ fn main() -> anyhow::Result<()> {
         Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
         Command::Aead(options) => aead::run(&options),
+        Command::ConstantTime(options) => constant_time::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
 }

@@ -35,6 +35,9 @@ pub const BUILD: &[Need] = &[
     need("zlib1g-dev", "zlib.h"),
 ];
 
+/// What it takes to look at the machine code.
+pub const LINT: &[Need] = &[need("binutils", "objdump")];
+
 /// What it takes to plant bugs for the fuzz targets, and to test that they can be planted.
 pub const PLANTING: &[Need] = &[need("git", "git")];
 

@@ -16,6 +16,8 @@ use crate::{elevate, lab};
 pub enum Bench {
     /// What encryption costs, beside other implementations
     Aead(aead::Options),
+    /// Whether the time of encryption shows secrets, by dudect's method
+    ConstantTime(aead::Options),
     /// What a tunnel keeps under four floods of handshake messages, beside a flood to a port nobody owns
     Flood(flood::Options),
     /// Handshakes per second of CPU time as a responder, beside wireguard-go and gotatun
@@ -30,6 +32,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
         Bench::Aead(options) => aead::run(options, progress),
+        Bench::ConstantTime(options) => aead::constant_time(options, progress),
         Bench::Flood(options) => {
             if !options.lab_only {
                 lab::prepare(progress)?;

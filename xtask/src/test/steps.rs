@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::matrix::{KERNEL, Matrix};
 use super::not_run::Listener;
-use super::{LONG, Options, Outcome, Tally};
+use super::{LONG, Options, Outcome, Tally, disassembly};
 use crate::command::{Run as _, exists};
 use crate::install::{self, EBPF};
 use crate::lab::peer::Implementation;
@@ -47,6 +47,7 @@ pub fn all(progress: Progress, options: Options, matrix: &Rc<Matrix>) -> Result<
         step("unit and integration tests", workspace_tests),
         step("every order of threads (loom)", thread_models),
         step("documentation", documentation),
+        step("machine code of the AEAD engines", machine_code),
         step("XDP object is what its sources give", move || ebpf_object(progress)),
     ];
     for target in kernel_test_targets()? {
@@ -138,6 +139,16 @@ fn documentation() -> Result<Outcome> {
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings");
     check(&mut command)
+}
+
+/// The engines as they are shipped.
+fn machine_code() -> Result<Outcome> {
+    workspace::build_release(&["forwarder"])?;
+    let mut objdump = Command::new("objdump");
+    objdump.args(["--disassemble", "--demangle", "--no-show-raw-insn"]);
+    let findings = disassembly::findings(&objdump.arg(workspace::program("release", "forwarder")?).text()?);
+    findings.iter().for_each(|finding| eprintln!("{finding}"));
+    Ok(Outcome::Ran(if findings.is_empty() { Tally::SUCCESS } else { Tally::FAILURE }))
 }
 
 /// Rebuilds the XDP program and compares, with the toolchain of this machine or one that it can install.
