@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 
 use super::super::plan::{BLOCK, Packet};
 use super::keys::Keys;
-use super::lanes::{LANES, Set, Start, Walk};
+use super::lanes::{Set, Start, Walk};
+use super::table::Table;
 
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -23,11 +24,11 @@ struct Pass {
 /// # Safety
 /// The processor has the features. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
-pub unsafe fn encrypt(packets: &[Packet], keys: &mut Keys) {
+pub unsafe fn encrypt(packets: &[Packet], table: &Table, keys: &mut Keys) {
     let (mut now, mut next) = (&mut Pass::new(), &mut Pass::new());
     // SAFETY: the caller's promise.
     unsafe {
-        let walk = &mut Walk::new(packets);
+        let walk = &mut Walk::new(packets, table);
         now.fill(walk);
         while now.count > 0 {
             // Early, so that the rounds do not wait for what is still being written.

@@ -8,8 +8,9 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::{BLOCK, Packet};
+use super::super::plan::Packet;
 use super::GROUP;
+use super::table::Table;
 
 /// Blocks of a set.
 pub const LANES: usize = 16;
@@ -46,9 +47,8 @@ pub struct Set {
 /// then whole sets of one text each, which are the cheapest.
 pub struct Walk<'a> {
     packets: &'a [Packet],
-    nonces: Nonces,
-    /// Whether all packets have the same key: this one.
-    same: bool,
+    table: &'a Table,
+    /// The key, if all packets have the same.
     key: Key,
     /// How many packets' key blocks are done.
     keys: usize,
@@ -61,12 +61,8 @@ pub struct Walk<'a> {
 #[derive(Clone, Copy)]
 struct Place {
     packet: usize,
-    block: usize,
+    block: u32,
 }
-
-/// The packets' nonces, in halves.
-#[repr(C, align(64))]
-struct Nonces([[u32; GROUP]; 2]);
 
 impl Set {
     pub const fn new() -> Self {
@@ -89,13 +85,13 @@ impl<'a> Walk<'a> {
     /// The processor has the features. The packets' keys can be read.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub unsafe fn new(packets: &'a [Packet]) -> Self {
-        let first = packets[0].key;
-        let same = packets.iter().all(|packet| packet.key == first);
+    pub unsafe fn new(packets: &'a [Packet], table: &'a Table) -> Self {
         // SAFETY: the caller's promise.
-        let key = unsafe { key(first) };
-        let (tail, whole) = (next_tail(packets, 0), next_whole(packets, 0));
-        Self { packets, nonces: Nonces::new(packets), same, key, keys: 0, tail, whole }
+        let key = unsafe { key(packets[0].key) };
+        let start = Place { packet: 0, block: 0 };
+        let mut walk = Self { packets, table, key, keys: 0, tail: start, whole: start };
+        (walk.tail, walk.whole) = (walk.next_tail(0), walk.next_whole(0));
+        walk
     }
 
     /// Fills the next set, if there is one.
@@ -132,21 +128,21 @@ impl<'a> Walk<'a> {
         write(0, _mm_add_epi8(iota, _mm_set1_epi8(self.keys as i8)));
         let keys = LANES.min(self.packets.len() - self.keys);
         self.keys += keys;
-        let mut lane = keys;
-        while lane < LANES
-            && let Some(packet) = self.packets.get(self.tail.packet)
-        {
-            write(lane, _mm_set1_epi8(self.tail.packet as i8));
-            set.first[self.tail.packet] = (self.tail.block as u32).wrapping_sub(lane as u32);
-            let left = packet.len.div_ceil(BLOCK).wrapping_sub(self.tail.block);
-            if left > LANES - lane {
-                self.tail.block = self.tail.block.wrapping_add(LANES - lane);
+        let (mut lane, mut tail) = (keys, self.tail);
+        while lane < LANES && tail.packet < self.packets.len() {
+            write(lane, _mm_set1_epi8(tail.packet as i8));
+            set.first[tail.packet] = tail.block.wrapping_sub(lane as u32);
+            let left = self.table.blocks[tail.packet].wrapping_sub(tail.block) as usize;
+            let room = LANES - lane;
+            if left > room {
+                tail.block = tail.block.wrapping_add(room as u32);
                 lane = LANES;
             } else {
                 lane += left;
-                self.tail = next_tail(self.packets, self.tail.packet + 1);
+                tail = self.next_tail(tail.packet + 1);
             }
         }
+        self.tail = tail;
         (set.keys, set.end, set.whole) = (keys, lane, false);
     }
 
@@ -168,12 +164,12 @@ impl<'a> Walk<'a> {
         let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
         let texts = (u32::from(u16::MAX) << set.keys) as u16;
         let counter = _mm512_maskz_add_epi32(texts, look_up(&set.first), iota);
-        let nonce = [look_up(&self.nonces.0[0]), look_up(&self.nonces.0[1])];
-        if !self.same {
+        let nonce = [look_up(&self.table.nonces[0]), look_up(&self.table.nonces[1])];
+        if !self.table.same_key {
             // SAFETY: the caller's promise.
             unsafe { self.keys(set) };
         }
-        Start { counter, nonce, key: if self.same { &self.key } else { set.key.as_ptr() } }
+        Start { counter, nonce, key: if self.table.same_key { &self.key } else { set.key.as_ptr() } }
     }
 
     /// Different keys.
@@ -207,57 +203,45 @@ impl<'a> Walk<'a> {
         let Place { packet: i, block } = self.whole;
         let packet = &self.packets[i];
         set.packets[0] = i as u8;
-        set.first[i] = block as u32;
+        set.first[i] = block;
         (set.keys, set.end, set.whole) = (0, LANES, true);
-        self.whole.block += LANES;
-        if self.whole.block == whole_blocks(packet) {
-            self.whole = next_whole(self.packets, i + 1);
+        self.whole.block = block.wrapping_add(LANES as u32);
+        if self.whole.block == self.table.whole[i] {
+            self.whole = self.next_whole(i + 1);
         }
         let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
-        if !self.same {
+        if !self.table.same_key {
             // SAFETY: the caller's promise.
             set.key.write(unsafe { key(packet.key) });
         }
         Start {
-            counter: _mm512_add_epi32(iota, _mm512_set1_epi32(block as i32)),
+            counter: _mm512_add_epi32(iota, _mm512_set1_epi32(block.cast_signed())),
             nonce: [packet.nonce, packet.nonce >> 32].map(|half| _mm512_set1_epi32(half as i32)),
-            key: if self.same { &self.key } else { set.key.as_ptr() },
+            key: if self.table.same_key { &self.key } else { set.key.as_ptr() },
         }
     }
-}
 
-impl Nonces {
-    /// Not for the vector units: a compiler would gather these words with them, which is slow.
-    #[inline(never)]
-    fn new(packets: &[Packet]) -> Self {
-        let mut nonces = Self([[0; GROUP]; 2]);
-        let [low, high] = &mut nonces.0;
-        for ((packet, low), high) in packets.iter().zip(low).zip(high) {
-            (*low, *high) = (packet.nonce as u32, (packet.nonce >> 32) as u32);
+    /// The first packet from there on that has a tail, and where that begins.
+    #[inline]
+    fn next_tail(&self, mut packet: usize) -> Place {
+        while packet < self.packets.len() {
+            let block = self.table.whole[packet];
+            if block < self.table.blocks[packet] {
+                return Place { packet, block };
+            }
+            packet += 1;
         }
-        nonces
+        Place { packet, block: 0 }
     }
-}
 
-/// The first packet from `from` on that has a tail, and where that begins.
-#[inline]
-fn next_tail(packets: &[Packet], from: usize) -> Place {
-    let tail = |packet: &Packet| whole_blocks(packet).wrapping_mul(BLOCK) < packet.len;
-    let packet = (from..packets.len()).find(|&i| tail(&packets[i])).unwrap_or(packets.len());
-    Place { packet, block: packets.get(packet).map_or(0, whole_blocks) }
-}
-
-/// The first packet from `from` on that has a whole set.
-#[inline]
-fn next_whole(packets: &[Packet], from: usize) -> Place {
-    let packet = (from..packets.len()).find(|&i| whole_blocks(&packets[i]) > 0).unwrap_or(packets.len());
-    Place { packet, block: 0 }
-}
-
-/// The packet's blocks in whole sets.
-#[inline]
-fn whole_blocks(packet: &Packet) -> usize {
-    packet.source_len / (LANES * BLOCK) * LANES
+    /// The first packet from there on that has a whole set.
+    #[inline]
+    fn next_whole(&self, mut packet: usize) -> Place {
+        while packet < self.packets.len() && self.table.whole[packet] == 0 {
+            packet += 1;
+        }
+        Place { packet, block: 0 }
+    }
 }
 
 /// A key in all lanes.

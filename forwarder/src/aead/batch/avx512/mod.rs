@@ -4,9 +4,11 @@ mod chacha;
 mod keys;
 mod lanes;
 mod poly;
+mod table;
 
 use super::plan::{self, Packet};
 use keys::Keys;
+use table::Table;
 
 /// Packets of a call.
 pub const GROUP: usize = 32;
@@ -17,11 +19,12 @@ pub const GROUP: usize = 32;
 /// The processor has AVX-512F, BW, DQ, VL, IFMA and BMI2. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
+    let table = Table::new(packets);
     let mut keys = Keys::new();
     // SAFETY: the caller's promise.
     unsafe {
-        chacha::encrypt(packets, &mut keys);
-        poly::tags(packets, &keys, tags);
+        chacha::encrypt(packets, &table, &mut keys);
+        poly::tags(&table, &keys, tags);
     }
 }
 
@@ -42,5 +45,5 @@ pub fn cost(packets: &[Packet]) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; super::GROUP], tags: &mut [[u8; 16]]) {
     // SAFETY: the caller's promise.
-    unsafe { poly::tags(packets, &Keys::of(blocks), tags) };
+    unsafe { poly::tags(&Table::new(packets), &Keys::of(blocks), tags) };
 }

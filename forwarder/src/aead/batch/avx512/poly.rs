@@ -8,8 +8,8 @@
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
-use super::super::plan::Packet;
-use super::keys::Keys;
+use super::keys::{Key, Keys};
+use super::table::Table;
 
 /// Packets of a group.
 pub const LANES: usize = 8;
@@ -31,9 +31,11 @@ struct Group {
 }
 
 /// What eight packets authenticate.
-struct Texts {
-    start: [*const u8; LANES],
-    len: [usize; LANES],
+struct Texts<'a> {
+    start: &'a [*const u8; LANES],
+    len: &'a [u64; LANES],
+    /// The lengths, once more.
+    lens: __m512i,
 }
 
 /// Computes the tags of the packets. `keys` are theirs.
@@ -41,15 +43,47 @@ struct Texts {
 /// # Safety
 /// The processor has the features. The ciphertexts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn tags(packets: &[Packet], keys: &Keys, tags: &mut [[u8; 16]]) {
-    for (i, (packets, tags)) in packets.chunks(LANES).zip(tags.chunks_mut(LANES)).enumerate() {
-        let key = keys.group(i);
-        let texts = Texts::new(packets);
-        let mut group = Group::new(key.r);
-        // SAFETY: the caller's promise.
-        unsafe { group.absorb(&texts) };
-        write(group.finish(key.s), tags);
+pub unsafe fn tags(table: &Table, keys: &Keys, tags: &mut [[u8; 16]]) {
+    for (i, tags) in tags.chunks_mut(2 * LANES).enumerate() {
+        let ((mut a, s_a), texts_a) = (Group::new(keys.group(2 * i)), Texts::new(table, 2 * i));
+        if tags.len() > LANES {
+            let ((mut b, s_b), texts_b) = (Group::new(keys.group(2 * i + 1)), Texts::new(table, 2 * i + 1));
+            let (tags_a, tags_b) = tags.split_at_mut(LANES);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let blocks = both(&mut a, &texts_a, &mut b, &texts_b);
+                a.absorb(&texts_a, blocks);
+                b.absorb(&texts_b, blocks);
+            }
+            write(a.finish(s_a), tags_a);
+            write(b.finish(s_b), tags_b);
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { a.absorb(&texts_a, 0) };
+            write(a.finish(s_a), tags);
+        }
     }
+}
+
+/// The first blocks of both groups in turn, as many as all their packets have: one group alone would wait
+/// for its own multiplications.
+///
+/// # Safety
+/// The texts can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+#[inline]
+unsafe fn both(a: &mut Group, texts_a: &Texts<'_>, b: &mut Group, texts_b: &Texts<'_>) -> usize {
+    let blocks = texts_a.least().min(texts_b.least());
+    let (mut x, mut y) = (*a, *b);
+    for i in 0..blocks {
+        // SAFETY: all of them have this block.
+        unsafe {
+            x.block(texts_a.blocks(i));
+            y.block(texts_b.blocks(i));
+        }
+    }
+    (*a, *b) = (x, y);
+    blocks
 }
 
 /// Eight blocks as their lower and their upper halves.
@@ -75,34 +109,46 @@ fn limbs([low, high]: [__m512i; 2]) -> [__m512i; 3] {
     [_mm512_and_si512(low, limb), _mm512_and_si512(middle, limb), _mm512_srli_epi64::<24>(high)]
 }
 
-impl Texts {
-    /// Lanes without a packet repeat the last one.
-    ///
-    /// Not for the vector units: a compiler would gather these words with them, which is slow.
-    #[inline(never)]
-    fn new(packets: &[Packet]) -> Self {
-        let packet = |i: usize| &packets[i.min(packets.len() - 1)];
-        Self {
-            start: std::array::from_fn(|i| packet(i).ciphertext),
-            len: std::array::from_fn(|i| packet(i).len),
-        }
-    }
-
-    /// A number of each packet.
+impl<'a> Texts<'a> {
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn each(&self, number: impl Fn(usize) -> usize) -> __m512i {
-        let numbers = self.len.map(number);
+    fn new(table: &'a Table, group: usize) -> Self {
+        let (start, len) = (&table.texts.as_chunks().0[group], &table.lens.as_chunks().0[group]);
         // SAFETY: eight numbers are a register.
-        unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) }
+        Self { start, len, lens: unsafe { _mm512_loadu_si512(len.as_ptr().cast()) } }
+    }
+
+    /// Whole blocks that all texts have.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn least(&self) -> usize {
+        _mm512_reduce_min_epu64(self.lens) as usize / BLOCK
+    }
+
+    /// Whole blocks of the longest text.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn most(&self) -> usize {
+        _mm512_reduce_max_epu64(self.lens) as usize / BLOCK
+    }
+
+    /// Block `i` of each text.
+    ///
+    /// # Safety
+    /// All have it.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline]
+    unsafe fn blocks(&self, i: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's promise.
+        gather(|lane| unsafe { _mm_loadu_si128(self.start[lane].add(i * BLOCK).cast()) })
     }
 }
 
 impl Group {
-    /// Eight packets; `r` are the first 16 bytes of their keys.
+    /// Eight packets, and what is left of their keys for the end.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn new([low, high]: [__m512i; 2]) -> Self {
+    fn new(Key { r: [low, high], s }: Key) -> (Self, [__m512i; 2]) {
         let low = _mm512_and_si512(low, _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(high, _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
         let r = limbs([low, high]);
@@ -110,7 +156,7 @@ impl Group {
             let five = _mm512_add_epi64(x, _mm512_slli_epi64::<2>(x));
             _mm512_slli_epi64::<2>(five)
         };
-        Self { h: [_mm512_setzero_si512(); 3], r, s: [times20(r[1]), times20(r[2])] }
+        (Self { h: [_mm512_setzero_si512(); 3], r, s: [times20(r[1]), times20(r[2])] }, s)
     }
 
     /// `h = (h + text + 2^128) r`.
@@ -132,9 +178,10 @@ impl Group {
             let sum = _mm512_madd52hi_epu64(zero, a, x);
             _mm512_madd52hi_epu64(_mm512_madd52hi_epu64(sum, b, y), c, z)
         };
-        let (l0, u0) = (low(h2, s1, h1, s2, h0, r0), high(h2, s1, h1, s2, h0, r0));
-        let (l1, u1) = (low(h2, s2, h1, r0, h0, r1), high(h2, s2, h1, r0, h0, r1));
-        let (l2, u2) = (low(h2, r0, h1, r1, h0, r2), high(h2, r0, h1, r1, h0, r2));
+        // In the order in which they come from the block before.
+        let (l0, u0) = (low(h1, s2, h2, s1, h0, r0), high(h1, s2, h2, s1, h0, r0));
+        let (l1, u1) = (low(h1, r0, h2, s2, h0, r1), high(h1, r0, h2, s2, h0, r1));
+        let (l2, u2) = (low(h1, r1, h2, r0, h0, r2), high(h1, r1, h2, r0, h0, r2));
         // The upper halves count 2^52, which is 2^8 of the next limb, or 2^10 times 2^130 for the last.
         let d1 = _mm512_add_epi64(l1, _mm512_slli_epi64::<8>(u0));
         let d2 = _mm512_add_epi64(l2, _mm512_slli_epi64::<8>(u1));
@@ -160,72 +207,76 @@ impl Group {
         }
     }
 
-    /// All blocks: those that all packets have, those that only some have, the parts of blocks, the lengths.
+    /// All blocks from `from` on: those that all texts have, those that only some have, the parts of blocks,
+    /// the lengths.
     ///
     /// # Safety
     /// The texts can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    unsafe fn absorb(&mut self, texts: &Texts) {
-        let Texts { start, len } = texts;
-        let least = len.iter().fold(usize::MAX, |least, &len| least.min(len)) / BLOCK;
-        let most = len.iter().fold(0, |most, &len| most.max(len)) / BLOCK;
+    unsafe fn absorb(&mut self, texts: &Texts<'_>, from: usize) {
+        let (least, most) = (texts.least(), texts.most());
         let mut group = *self;
-        for i in 0..least {
+        for i in from..least {
             // SAFETY: all of them have this block.
-            group.block(gather(|lane| unsafe { _mm_loadu_si128(start[lane].add(i * BLOCK).cast()) }));
+            group.block(unsafe { texts.blocks(i) });
         }
         *self = group;
-        if most > least {
-            // SAFETY: the caller's promise.
-            unsafe { self.some(texts, least, most) };
-        }
-        if len.iter().fold(0, |rest, &len| rest | len % BLOCK) > 0 {
-            // SAFETY: the caller's promise.
-            unsafe { self.rests(texts) };
+        let rests = _mm512_test_epi64_mask(texts.lens, _mm512_set1_epi64(BLOCK as i64 - 1));
+        // SAFETY: the caller's promise.
+        unsafe {
+            if most > least {
+                self.some(texts, least, most);
+            }
+            if rests != 0 {
+                self.rests(texts, rests);
+            }
         }
         // The associated data is empty: its length, the lower half, is 0.
-        self.block([_mm512_setzero_si512(), texts.each(|len| len)]);
+        self.block([_mm512_setzero_si512(), texts.lens]);
     }
 
-    /// Blocks `from` to `to`, as far as packets have them.
+    /// Blocks `from` to `to`, as far as texts have them.
     ///
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-    #[inline]
-    unsafe fn some(&mut self, texts: &Texts, from: usize, to: usize) {
+    #[inline(never)]
+    unsafe fn some(&mut self, texts: &Texts<'_>, from: usize, to: usize) {
         static NOTHING: [u8; BLOCK] = [0; BLOCK];
-        let blocks = texts.each(|len| len / BLOCK);
+        let blocks = _mm512_srli_epi64::<4>(texts.lens);
         // A lane that has come to its end reads its last block again and again.
-        let last = texts.len.map(|len| (len / BLOCK).saturating_sub(1) * BLOCK);
+        let last = texts.len.map(|len| (len as usize / BLOCK).saturating_sub(1) * BLOCK);
         let start: [*const u8; LANES] =
-            std::array::from_fn(|i| if texts.len[i] < BLOCK { NOTHING.as_ptr() } else { texts.start[i] });
+            std::array::from_fn(
+                |i| {
+                    if texts.len[i] < BLOCK as u64 { NOTHING.as_ptr() } else { texts.start[i] }
+                },
+            );
         let mut group = *self;
         for i in from..to {
             let mask = _mm512_cmpgt_epu64_mask(blocks, _mm512_set1_epi64(i.cast_signed() as i64));
-            // SAFETY: this block, or an earlier one.
-            let block = |lane: usize| unsafe { _mm_loadu_si128(start[lane].add(last[lane].min(i * BLOCK)).cast()) };
+            let block = |lane: usize| {
+                // SAFETY: this block, or an earlier one.
+                unsafe { _mm_loadu_si128(start[lane].add(last[lane].min(i * BLOCK)).cast()) }
+            };
             group.masked_block(gather(block), mask);
         }
         *self = group;
     }
 
-    /// The parts of blocks with which texts end.
+    /// The parts of blocks with which texts end, where they do so.
     ///
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-    #[inline]
-    unsafe fn rests(&mut self, texts: &Texts) {
-        let rest = |lane: usize| texts.len[lane] % BLOCK;
-        let mask = _mm512_test_epi64_mask(texts.each(|len| len), _mm512_set1_epi64(BLOCK as i64 - 1));
+    #[inline(never)]
+    unsafe fn rests(&mut self, texts: &Texts<'_>, mask: u8) {
         let part = |lane: usize| {
+            let (len, rest) = (texts.len[lane] as usize, texts.len[lane] as usize % BLOCK);
+            let mask = (1_u16 << rest).wrapping_sub(1);
             // SAFETY: reads what there is.
-            unsafe {
-                let at = texts.start[lane].wrapping_add(texts.len[lane] - rest(lane));
-                _mm_maskz_loadu_epi8((1_u16 << rest(lane)).wrapping_sub(1), at.cast())
-            }
+            unsafe { _mm_maskz_loadu_epi8(mask, texts.start[lane].wrapping_add(len - rest).cast()) }
         };
         self.masked_block(gather(part), mask);
     }
@@ -310,7 +361,7 @@ mod tests {
     fn check(values: [[u64; 3]; LANES], expected: impl Fn(u128) -> u128) {
         // The second half of a key is added, with its carry.
         let s = [u64::MAX, 7].map(|half| _mm512_set1_epi64(half.cast_signed()));
-        let mut group = Group::new(s);
+        let (mut group, s) = Group::new(Key { r: s, s });
         for (limb, h) in group.h.iter_mut().enumerate() {
             let words: [u64; LANES] = std::array::from_fn(|i| values[i][limb]);
             // SAFETY: eight words are a register.
