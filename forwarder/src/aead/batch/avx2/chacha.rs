@@ -4,8 +4,8 @@
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
-use super::sets::{Run, Set};
 use super::poly;
+use super::sets::{Run, Set};
 use super::weave::{STEP, Weave, step};
 
 /// Blocks of a set.

@@ -9,7 +9,7 @@ mod weave;
 
 use super::plan::{self, Packet};
 use super::{BATCH, TAG_LEN};
-use sets::Sets;
+use sets::{Set, Sets};
 use weave::Weave;
 
 /// Encrypts or decrypts the packets, at most [`BATCH`], and computes their tags.
@@ -19,18 +19,37 @@ use weave::Weave;
 #[target_feature(enable = "avx2,bmi2")]
 pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; TAG_LEN]]) {
     let mut keys = [[0; 4]; BATCH];
+    let mut weave = Weave::new(packets, keys.as_ptr(), tags.as_mut_ptr());
+    // SAFETY: the caller's promise.
+    unsafe {
+        encrypt(packets, &mut keys, &mut weave);
+        weave.finish();
+    }
+}
+
+/// Encrypts the packets, and authenticates most of them.
+///
+/// Not inlined, as the compiler then scatters the weave over the stack.
+///
+/// # Safety
+/// As above; the weave is of these packets and keys.
+#[target_feature(enable = "avx2,bmi2")]
+#[inline(never)]
+unsafe fn encrypt(packets: &[Packet], keys: &mut [[u64; 4]; BATCH], weave: &mut Weave<'_>) {
     let mut sets = Sets::new(packets);
-    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.as_mut_ptr());
-    while let Some(set) = sets.next() {
+    let mut set = Set::new();
+    loop {
+        sets.fill(&mut set);
+        if set.is_empty() {
+            return;
+        }
         // SAFETY: the caller's promise; what the set has written is released after it.
         unsafe {
-            let words = chacha::rounds(&chacha::start(&set), &mut weave);
-            output::write(&set, &words, &mut keys);
+            let words = chacha::rounds(&chacha::start(&set), weave);
+            output::write(&set, &words, keys);
             weave.release(sets.front());
         }
     }
-    // SAFETY: everything is encrypted.
-    unsafe { weave.finish() };
 }
 
 /// What the packets cost in cycles (measured on Zen 4).

@@ -72,13 +72,7 @@ unsafe fn texts(run: &Run<'_>, block: usize, blocks: &[Block]) {
 /// # Safety
 /// So many bytes of the source can be read, so many of the destination written; both fewer than 65.
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn partial(
-    source: *const u8,
-    source_len: usize,
-    destination: *mut u8,
-    len: usize,
-    block: &Block,
-) {
+unsafe fn partial(source: *const u8, source_len: usize, destination: *mut u8, len: usize, block: &Block) {
     // SAFETY: the caller's promise.
     unsafe {
         for at in (0..len).step_by(PART) {

@@ -96,11 +96,10 @@ impl Mac {
     /// Of no packet.
     pub const IDLE: Self = Self { h: [0; 3], r: [0; 3] };
 
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
+    #[inline(always)]
     pub fn new(key: &[u64; 4]) -> Self {
         let [r0, r1] = [key[0] & 0x0fff_fffc_0fff_ffff, key[1] & 0x0fff_fffc_0fff_fffc];
-        Self { h: [0; 3], r: [r0, r1, r1 + (r1 >> 2)] }
+        Self { h: [0; 3], r: [r0, r1, r1.wrapping_add(r1 >> 2)] }
     }
 
     /// Authenticates a block.
@@ -113,20 +112,26 @@ impl Mac {
         self.h = unsafe { block(self.h, &raw const self.r, text) };
     }
 
-    /// Authenticates the last part and the lengths. The accumulator modulo 2^130 - 5, and the second half of
-    /// the key, are the tag.
+    /// Authenticates what follows the last whole block, and the lengths. The accumulator modulo 2^130 - 5, and
+    /// the second half of the key, are the tag.
     ///
     /// # Safety
-    /// What comes after the last whole block can be read.
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
+    /// The processor has BMI2. The whole text can be read, up to that part and with it.
+    #[inline(always)]
     pub unsafe fn finish(mut self, len: usize, rest: *const u8, key: &[u64; 4]) -> [u8; 16] {
-        if !len.is_multiple_of(BLOCK) {
-            let mut last = [0; BLOCK];
-            // SAFETY: the text goes on that far.
-            unsafe { rest.copy_to_nonoverlapping(last.as_mut_ptr(), len % BLOCK) };
-            // SAFETY: the processor's features.
-            unsafe { self.block(last.as_ptr()) };
+        let (whole, rest_len) = (len / BLOCK, len % BLOCK);
+        if rest_len > 0 {
+            // SAFETY: the text goes on that far, and began that far before.
+            unsafe {
+                let last = if whole > 0 {
+                    let last =
+                        rest.wrapping_add(rest_len).wrapping_sub(BLOCK).cast::<u128>().read_unaligned();
+                    last.to_le() >> (8 * (BLOCK - rest_len))
+                } else {
+                    (0..rest_len).fold(0, |last, i| last | u128::from(rest.add(i).read()) << (8 * i))
+                };
+                self.block(last.to_le_bytes().as_ptr());
+            }
         }
         // The associated data is empty: its length, the lower half, is 0.
         // SAFETY: as above.
@@ -134,7 +139,7 @@ impl Mac {
         let [h0, h1, h2] = self.h;
         let h = u128::from(h1) << 64 | u128::from(h0);
         let (less, carry) = h.overflowing_add(5);
-        let reduce = 0_u128.wrapping_sub(u128::from((h2 + u64::from(carry)) >> 2));
+        let reduce = 0_u128.wrapping_sub(u128::from(h2.wrapping_add(u64::from(carry)) >> 2));
         let h = (less & reduce) | (h & !reduce);
         h.wrapping_add(u128::from(key[3]) << 64 | u128::from(key[2])).to_le_bytes()
     }

@@ -46,24 +46,23 @@ impl<'a> Sets<'a> {
         self.front
     }
 
-    /// The next set, not empty.
-    #[inline]
-    pub fn next(&mut self) -> Option<Set<'a>> {
-        let mut set = Set::new();
+    /// Puts the next blocks into the set; none are left if it stays empty.
+    #[inline(always)]
+    pub fn fill(&mut self, set: &mut Set<'a>) {
+        set.clear();
         let mut lane = 0;
         while lane < LANES {
             let Front { number, block } = self.front;
             let Some(packet) = self.packets.get(number) else { break };
-            let left = 1 + packet.len.div_ceil(BLOCK) - block;
+            let left = packet.len.div_ceil(BLOCK).wrapping_add(1).wrapping_sub(block);
             let lanes = left.min(LANES - lane);
             set.push(Run { packet, number, block, lane, lanes });
             lane += lanes;
             self.front = if lanes == left {
-                Front { number: number + 1, block: 0 }
+                Front { number: number.wrapping_add(1), block: 0 }
             } else {
-                Front { number, block: block + lanes }
+                Front { number, block: block.wrapping_add(lanes) }
             };
         }
-        (lane > 0).then_some(set)
     }
 }

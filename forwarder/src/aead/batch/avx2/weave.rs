@@ -1,60 +1,54 @@
 //! Poly1305 of a batch in small steps: two packets at a time, as one alone would wait for its own
 //! multiplications.
 
-use super::super::plan::{BLOCK, Packet};
 use super::super::TAG_LEN;
+use super::super::plan::{self, Packet};
 use super::poly::{self, Mac};
 use super::sets::Front;
 
-/// Blocks of each packet in a step.
-pub const STEP: usize = 2;
+/// Bytes of each packet in a step.
+pub const STEP: usize = 2 * poly::BLOCK;
 
-/// A little of the weave's work, if there is any, between four parts of other work.
+/// A step, if both streams have so much, between four parts of other work.
 ///
 /// A macro, as a closure's registers would be memory.
 macro_rules! step {
     ($weave:ident, $a:expr, $b:expr, $c:expr, $d:expr) => {
-        if $weave.both >= STEP {
+        if $weave.steps > 0 {
             let [x, y] = &mut $weave.streams;
-            let (rx, ry) = (&raw const x.mac.r, &raw const y.mac.r);
             $a;
-            let hx = poly::block(x.mac.h, rx, x.at);
+            let hx = poly::block(x.mac.h, &raw const x.mac.r, x.at);
             $b;
-            let hy = poly::block(y.mac.h, ry, y.at);
+            let hy = poly::block(y.mac.h, &raw const y.mac.r, y.at);
             $c;
-            let hx = poly::block(hx, rx, x.at.wrapping_add(poly::BLOCK));
+            x.mac.h = poly::block(hx, &raw const x.mac.r, x.at.wrapping_add(poly::BLOCK));
             $d;
-            let hy = poly::block(hy, ry, y.at.wrapping_add(poly::BLOCK));
-            (x.mac.h, y.mac.h) = (hx, hy);
-            (x.left, y.left) = (x.left.wrapping_sub(STEP), y.left.wrapping_sub(STEP));
-            (x.at, y.at) = (x.at.wrapping_add(STEP * poly::BLOCK), y.at.wrapping_add(STEP * poly::BLOCK));
-            $weave.both = $weave.both.wrapping_sub(STEP);
-            if $weave.both < STEP {
-                $weave.plan();
-            }
+            y.mac.h = poly::block(hy, &raw const y.mac.r, y.at.wrapping_add(poly::BLOCK));
+            (x.at, y.at) = (x.at.wrapping_add(STEP), y.at.wrapping_add(STEP));
+            $weave.steps = $weave.steps.wrapping_sub(1);
         } else {
             $a;
             $b;
             $c;
             $d;
-            if $weave.ends {
-                $weave.seldom();
+            if $weave.due {
+                $weave.turn();
             }
         }
     };
 }
 pub(super) use step;
 
-/// One packet that is being authenticated.
+/// A packet that is being authenticated.
 pub struct Stream {
     pub mac: Mac,
-    /// The packet's number; none if all that are encrypted have a stream.
-    number: Option<usize>,
+    /// The packet's number.
+    number: usize,
     /// The next block.
     pub at: *const u8,
-    /// Blocks from there on that are encrypted.
-    pub left: usize,
-    /// Whether the packet is, up to its end.
+    /// The end of the whole blocks that are encrypted.
+    end: *const u8,
+    /// Whether the packet is, up to its own end.
     complete: bool,
 }
 
@@ -64,26 +58,38 @@ pub struct Weave<'a> {
     keys: *const [u64; 4],
     tags: *mut [u8; TAG_LEN],
     pub streams: [Stream; 2],
-    /// Blocks that both streams have.
-    pub both: usize,
-    /// Whether a packet is about to end.
-    pub ends: bool,
+    /// Steps that both streams can make.
+    pub steps: usize,
+    /// Whether a packet ends after them.
+    pub due: bool,
     /// The first packet that has no stream yet.
     next: usize,
     front: Front,
 }
 
+/// The number of no packet.
+const NONE: usize = usize::MAX;
+
+impl Stream {
+    const IDLE: Self =
+        Self { mac: Mac::IDLE, number: NONE, at: std::ptr::null(), end: std::ptr::null(), complete: false };
+
+    #[inline(always)]
+    fn left(&self) -> usize {
+        (self.end as usize).wrapping_sub(self.at as usize)
+    }
+}
+
 impl<'a> Weave<'a> {
     /// `keys` and `tags` have as many entries as there are packets.
     pub fn new(packets: &'a [Packet], keys: *const [u64; 4], tags: *mut [u8; TAG_LEN]) -> Self {
-        let idle = || Stream { mac: Mac::IDLE, number: None, at: std::ptr::null(), left: 0, complete: false };
         Self {
             packets,
             keys,
             tags,
-            streams: [idle(), idle()],
-            both: 0,
-            ends: false,
+            streams: [Stream::IDLE, Stream::IDLE],
+            steps: 0,
+            due: false,
             next: 0,
             front: Front { number: 0, block: 0 },
         }
@@ -93,70 +99,73 @@ impl<'a> Weave<'a> {
     ///
     /// # Safety
     /// It is; one-time keys are there, too.
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
+    #[inline(always)]
     pub unsafe fn release(&mut self, front: Front) {
         self.front = front;
         for stream in 0..2 {
-            self.look(stream);
-        }
-    }
-
-    /// How far the stream can go, now.
-    #[target_feature(enable = "avx2,bmi2")]
-    fn look(&mut self, stream: usize) {
-        let stream = &mut self.streams[stream];
-        if stream.number.is_none() && (self.next, 0) < (self.front.number, self.front.block) {
-            let packet = &self.packets[self.next];
-            // SAFETY: the key is there, as its block is before the front.
-            stream.mac = Mac::new(unsafe { &*self.keys.add(self.next) });
-            (stream.number, stream.at) = (Some(self.next), packet.ciphertext);
-            self.next += 1;
-        }
-        if let Some(number) = stream.number {
-            let packet = &self.packets[number];
-            let sealing = packet.ciphertext == packet.destination.cast_const();
-            stream.complete = number < self.front.number || !sealing;
-            let whole = if stream.complete {
-                packet.len / poly::BLOCK
-            } else {
-                (self.front.block - 1) * (BLOCK / poly::BLOCK)
-            };
-            stream.left = whole - (stream.at as usize - packet.ciphertext as usize) / poly::BLOCK;
+            if !self.streams[stream].complete {
+                self.advance(stream);
+            }
         }
         self.plan();
     }
 
+    /// How far the stream can go, now.
     #[inline(always)]
-    pub fn plan(&mut self) {
-        self.both = self.streams[0].left.min(self.streams[1].left);
-        self.ends = self.streams.iter().any(|stream| stream.complete && stream.left < STEP);
+    fn advance(&mut self, stream: usize) {
+        let stream = &mut self.streams[stream];
+        let Front { number, block } = self.front;
+        if stream.number == NONE && (self.next < number || self.next == number && block > 0) {
+            // SAFETY: the key is there, as its block is before the front.
+            stream.mac = Mac::new(unsafe { &*self.keys.add(self.next) });
+            stream.number = self.next;
+            stream.at = self.packets[self.next].ciphertext;
+            self.next += 1;
+        }
+        if stream.number != NONE {
+            let packet = &self.packets[stream.number];
+            let opening = packet.ciphertext != packet.destination.cast_const();
+            stream.complete = stream.number < number || opening;
+            let encrypted = if stream.complete {
+                packet.len & !(poly::BLOCK - 1)
+            } else {
+                block.wrapping_sub(1).wrapping_mul(plan::BLOCK)
+            };
+            stream.end = packet.ciphertext.wrapping_add(encrypted);
+        }
     }
 
-    /// The last blocks of packets.
+    /// What can be done with that.
+    #[inline(always)]
+    fn plan(&mut self) {
+        let [x, y] = &self.streams;
+        self.steps = x.left().min(y.left()) / STEP;
+        let rest = (self.steps + 1).wrapping_mul(STEP);
+        self.due = x.complete & (x.left() < rest) | y.complete & (y.left() < rest);
+    }
+
+    /// Ends packets, and begins others.
     ///
     /// # Safety
-    /// As above.
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline(never)]
-    pub unsafe fn seldom(&mut self) {
+    /// The processor has BMI2. Ciphertexts can be read.
+    #[inline(always)]
+    pub unsafe fn turn(&mut self) {
         for i in 0..2 {
             let stream = &mut self.streams[i];
-            let Some(number) = stream.number else { continue };
-            if !stream.complete || stream.left >= STEP {
+            if !stream.complete || stream.left() >= STEP {
                 continue;
             }
-            for i in 0..stream.left {
-                // SAFETY: there are that many blocks.
-                unsafe { stream.mac.block(stream.at.wrapping_add(i * poly::BLOCK)) };
-            }
-            let end = stream.at.wrapping_add(stream.left * poly::BLOCK);
-            // SAFETY: the packet is encrypted up to its end.
+            // SAFETY: the packet is encrypted up to its end; its key and its tag are there.
             unsafe {
-                *self.tags.add(number) = stream.mac.finish(self.packets[number].len, end, &*self.keys.add(number));
+                if stream.left() > 0 {
+                    stream.mac.block(stream.at);
+                }
+                let key = &*self.keys.add(stream.number);
+                *self.tags.add(stream.number) =
+                    stream.mac.finish(self.packets[stream.number].len, stream.end, key);
             }
-            (stream.number, stream.complete, stream.left) = (None, false, 0);
-            self.look(i);
+            *stream = Stream { mac: stream.mac, ..Stream::IDLE };
+            self.advance(i);
         }
         self.plan();
     }
@@ -164,22 +173,24 @@ impl<'a> Weave<'a> {
     /// All the rest.
     ///
     /// # Safety
-    /// As above.
+    /// As above; everything is released.
     #[target_feature(enable = "avx2,bmi2")]
-    pub unsafe fn finish(mut self) {
+    #[inline(never)]
+    pub unsafe fn finish(&mut self) {
         loop {
-            while self.both >= STEP || self.ends {
+            while self.steps > 0 || self.due {
                 // SAFETY: the caller's promise.
                 unsafe { step!(self, {}, {}, {}, {}) };
             }
-            let Some(stream) = self.streams.iter_mut().find(|stream| stream.number.is_some()) else { return };
-            while stream.left >= STEP {
-                for i in 0..STEP {
-                    // SAFETY: there are that many blocks.
-                    unsafe { stream.mac.block(stream.at.wrapping_add(i * poly::BLOCK)) };
+            // The last packet is alone.
+            let Some(stream) = self.streams.iter_mut().find(|stream| stream.complete) else { return };
+            while stream.left() >= STEP {
+                // SAFETY: there are two blocks.
+                unsafe {
+                    stream.mac.block(stream.at);
+                    stream.mac.block(stream.at.wrapping_add(poly::BLOCK));
                 }
-                stream.left -= STEP;
-                stream.at = stream.at.wrapping_add(STEP * poly::BLOCK);
+                stream.at = stream.at.wrapping_add(STEP);
             }
             self.plan();
         }
