@@ -22,7 +22,9 @@ pub mod generator;
 
 pub mod netns;
 pub mod peer;
+pub mod shaper;
 pub mod site;
+pub mod system;
 pub mod traffic;
 pub mod wireguard_go;
 
