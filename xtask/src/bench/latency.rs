@@ -159,16 +159,13 @@ impl Turn<'_> {
         ));
         if lateness.p99 > LATE {
             self.warnings.push(format!(
-                "{name} {load} at {}: the generator itself was up to {:.0} us late (p99), which its latency has in it",
-                self.size, lateness.p99
+                "{name} {load} at {}: the generator itself was late, by more than {LATE:.0} us at p99",
+                self.size
             ));
         }
         if trial.loss > PDR_LOSS {
-            let loss = 100.0 * trial.loss;
-            self.warnings.push(format!(
-                "{name} {load} at {}: {loss:.1} % lost, whose latency counts nowhere",
-                self.size
-            ));
+            self.warnings
+                .push(format!("{name} {load} at {}: packets were lost, which have no latency", self.size));
         }
     }
 

@@ -171,9 +171,8 @@ impl Turn<'_> {
                     trial.delivered_pps as f64,
                 );
                 if trial.sent * 20 < trial.offered * 19 {
-                    warnings.push(format!(
-                        "{name} at {size}: of {percent} % of ndr the generator could send only {sent:.0} packets/s"
-                    ));
+                    warnings
+                        .push(format!("{name} at {size}: the generator could not send {percent} % of ndr"));
                 }
                 points.push([sent, trial.delivered_pps as f64]);
             }

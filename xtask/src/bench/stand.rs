@@ -1,5 +1,6 @@
 //! The test stand: a lab, the systems that take turns in it, and the generator between its LAN hosts.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -263,9 +264,8 @@ pub fn doubts(system: &System, measure: &str, size: &str, rate: &Rate, ceiling: 
     let name = system.name();
     let mut doubts = Vec::new();
     if rate.generator_bound {
-        let pps = rate.pps;
         doubts.push(format!(
-            "{name}, {measure} at {size}: {pps} packets/s is near the generator's own ceiling of {ceiling}"
+            "{name}, {measure} at {size}: it is near the generator's own ceiling of {ceiling} packets/s"
         ));
     }
     if !rate.complete {
@@ -301,8 +301,10 @@ impl Samples {
         self.curves.push(Curve { system: system.to_owned(), plot, size: size.to_owned(), points });
     }
 
-    /// Medians and spreads.
+    /// Medians and spreads. What several rounds warn of stays once.
     pub fn add_to(self, results: &mut Results) {
+        let mut warned = HashSet::new();
+        results.warnings.retain(|warning| warned.insert(warning.clone()));
         let figures = self.figures.into_iter().filter_map(|(figure, values)| {
             Figure::of(&figure.system, &figure.measure, &figure.size, &figure.unit, values)
         });
@@ -323,8 +325,9 @@ mod tests {
             samples.curve("null", Plot::Load, "46", vec![[value, value]]);
         }
         samples.add("null", "pdr", "imix", "packets/s", 9.0);
-        let mut results = Results::default();
+        let mut results = Results { warnings: vec!["noise".to_owned(); 3], ..Results::default() };
         samples.add_to(&mut results);
+        assert_eq!(results.warnings, ["noise"]);
         assert_eq!((results.figures.len(), results.curves.len()), (2, 1));
         assert!((results.figures[0].median, results.figures[0].samples) == (2.0, 3));
         assert_eq!(results.curves[0].points, [[2.0, 2.0]]);
