@@ -1,6 +1,7 @@
 //! `cargo xtask bench tcp`: what one and many TCP flows get over three slaves, which may have the rate of a real
 //! cable; and what all systems cost when nobody sends.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -106,8 +107,25 @@ impl Turn<'_> {
     fn run(&self, samples: &mut Samples) -> Result<()> {
         self.stand.with(self.system, |running| {
             self.idle(running, samples)?;
-            FLOWS.iter().try_for_each(|flows| self.flows(*flows, samples))
+            for flows in FLOWS {
+                let before = self.drops(running)?;
+                self.flows(flows, samples)?;
+                for (reason, count) in self.drops(running)? {
+                    let grown = count - before.get(&reason).copied().unwrap_or_default();
+                    if grown > 0 {
+                        self.progress.step(format!("    dropped by the gateways: {grown}, {reason}"));
+                    }
+                }
+            }
+            Ok(())
         })
+    }
+
+    /// Packets dropped so far, by the gateways' reasons and by their interfaces.
+    fn drops(&self, running: &mut Running) -> Result<BTreeMap<String, u64>> {
+        let mut drops = running.drops()?;
+        drops.insert("interface".to_owned(), self.stand.lab.interface_drops()?);
+        Ok(drops)
     }
 
     /// CPU time of the gateways' own processes: the kernel has none without packets.

@@ -62,7 +62,7 @@ pub fn measure(
     progress: Progress,
 ) -> Result<Round> {
     let clear_before = ears.frames()?.len();
-    let dropped_before = interface_drops(lab)?;
+    let dropped_before = lab.interface_drops()?;
     let mut running = system.start(lab)?;
     ping(lab, progress)?;
     let (tcp, cpus) = tcp(lab, seconds, progress)?;
@@ -73,7 +73,7 @@ pub fn measure(
     let slaves = since(slaves(lab)?, &before.0);
     let tunnels = since(running.tunnels(lab)?, &before.1);
 
-    let drops = drops(&mut running, interface_drops(lab)? - dropped_before)?;
+    let drops = drops(&mut running, lab.interface_drops()? - dropped_before)?;
     drop(running);
     thread::sleep(Duration::from_millis(100)); // what was sent last is still on its way to the listeners
     let clear_frames = (ears.frames()?.len() - clear_before) as u64;
@@ -137,17 +137,6 @@ fn since(now: Vec<Carried>, before: &[Carried]) -> Vec<Carried> {
             rx_bytes: now.rx_bytes - before.rx_bytes,
         })
         .collect()
-}
-
-/// Frames that the gateways' interfaces dropped, by the kernel's account.
-fn interface_drops(lab: &Lab) -> Result<u64> {
-    let mut dropped = 0;
-    for site in lab.sites() {
-        for port in site.ports(lab.options) {
-            dropped += counters::link(&site.gateway, &port)?.dropped;
-        }
-    }
-    Ok(dropped)
 }
 
 fn drops(running: &mut Running, interface: u64) -> Result<BTreeMap<String, u64>> {
