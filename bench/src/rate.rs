@@ -101,7 +101,9 @@ pub fn measure(
 ) -> anyhow::Result<Report> {
     let ceiling_pps = ceiling_pps.map_or_else(|| Ok(ceiling(load, search)?.highest()), anyhow::Ok)?;
     let (mut sender, mut sink) = open(ends, load)?;
-    let mut report = run(&mut sender, &mut sink, load, search, ceiling_pps.min(RANGE[1]))?;
+    // A disturbance may have lowered the ceiling; it shall not lower the result.
+    let highest = ceiling_pps.saturating_mul(2).min(RANGE[1]);
+    let mut report = run(&mut sender, &mut sink, load, search, highest)?;
     report.ceiling_pps = ceiling_pps;
     for goal in &mut report.goals {
         goal.generator_bound = (ceiling_pps as f64) < HEADROOM * goal.pps as f64;
