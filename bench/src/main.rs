@@ -16,6 +16,7 @@ mod host;
 mod ladder;
 mod newcomer;
 mod packet;
+mod pipeline;
 mod program;
 mod rate;
 mod sender;
@@ -75,6 +76,8 @@ enum Command {
     Send(Send),
     /// Measure the AEAD engines against other implementations
     Aead(aead::Options),
+    /// Measure the packet pipeline in memory, beyond the AEAD's own time
+    Pipeline(pipeline::Options),
     /// Count what arrives at an interface of this namespace
     Sink {
         /// The interface
@@ -134,6 +137,7 @@ fn main() -> anyhow::Result<()> {
         Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
         Command::Aead(options) => aead::run(&options),
+        Command::Pipeline(options) => pipeline::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
 }
