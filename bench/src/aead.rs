@@ -44,6 +44,7 @@ struct Row {
     ratio_to_ring: f64,
     /// Lowest and highest of the seven runs.
     spread: [f64; 2],
+    runs: usize,
 }
 
 const SIZES: [usize; 6] = [64, 128, 256, 512, 1024, 1424];
@@ -122,7 +123,16 @@ fn measure(name: &str, sizes: &[usize]) -> anyhow::Result<Vec<Row>> {
                 spread[1],
                 sizes.iter().sum::<usize>() as f64 / batch as f64 / ns_per_packet,
             );
-            rows.push(Row { engine, op, size: name.into(), batch, ns_per_packet, ratio_to_ring, spread });
+            rows.push(Row {
+                engine,
+                op,
+                size: name.into(),
+                batch,
+                ns_per_packet,
+                ratio_to_ring,
+                spread,
+                runs: RUNS,
+            });
         }
     }
     Ok(rows)
