@@ -234,7 +234,7 @@ impl Axis {
                     .filter(within)
                     .collect()
             }
-            Scale::Nines => [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999].into_iter().filter(within).collect(),
+            Scale::Nines => [50.0, 90.0, 99.0, 99.9, 99.99, 99.999].into_iter().filter(within).collect(),
         }
     }
 
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(ticks(Scale::Linear, &[1000.0]).len(), 6);
         assert_eq!(ticks(Scale::Log, &[0.9, 12_000.0]).len(), 5);
         assert_eq!(ticks(Scale::Log, &[10.0, 60.0]), [10.0, 20.0, 50.0]);
-        assert_eq!(ticks(Scale::Nines, &[0.0, 99.9]), [0.0, 50.0, 90.0, 99.0, 99.9]);
+        assert_eq!(ticks(Scale::Nines, &[0.0, 99.9]), [50.0, 90.0, 99.0, 99.9]);
     }
 
     #[test]
