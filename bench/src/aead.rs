@@ -48,6 +48,7 @@ struct Row {
     ratio_to_ring: f64,
     /// Lowest and highest of the seven runs.
     spread: [f64; 2],
+    runs: usize,
 }
 
 const SIZES: [usize; 6] = [64, 128, 256, 512, 1024, 1424];
@@ -139,7 +140,17 @@ fn measure(
             let (ns_per_packet, spread) = of(i);
             let (engine, ratio_to_ring) = (contender.name(), ring / ns_per_packet);
             let batch = sizes.len();
-            rows.push(Row { engine, op, size: name.into(), batch, ns_per_packet, ratio_to_ring, spread });
+            let runs = runs.len();
+            rows.push(Row {
+                engine,
+                op,
+                size: name.into(),
+                batch,
+                ns_per_packet,
+                ratio_to_ring,
+                spread,
+                runs,
+            });
         }
     }
     Ok(rows)
@@ -148,7 +159,7 @@ fn measure(
 impl Row {
     /// A line of the table; a packet has so many `bytes` on average.
     fn print(&self, bytes: f64) {
-        let Self { engine, op, size, batch, ns_per_packet, ratio_to_ring, spread: [low, high] } = self;
+        let Self { engine, op, size, batch, ns_per_packet, ratio_to_ring, spread: [low, high], .. } = self;
         println!(
             "{op} {size:>5} x {batch:<3} {engine:<11} {ns_per_packet:8.1} ns ({low:.1} to {high:.1})  {:6.2} GB/s  {ratio_to_ring:5.2} x ring",
             bytes / ns_per_packet,

@@ -18,14 +18,15 @@ mod host;
 mod newcomer;
 mod null;
 mod packet;
+mod pipeline;
 mod program;
 mod rate;
 mod report;
 mod search;
 mod sender;
 mod sink;
-mod status;
 mod size;
+mod status;
 mod trial;
 
 use account::Account;
@@ -97,6 +98,8 @@ enum Command {
     ConstantTime(constant_time::Options),
     /// Carry packets as a gateway of this namespace that seals nothing; ends by a signal
     Null(null::Options),
+    /// Measure the packet pipeline in memory, beyond the AEAD's own time
+    Pipeline(pipeline::Options),
     /// Count what arrives at an interface of this namespace
     Sink {
         /// The interface
@@ -166,6 +169,7 @@ fn main() -> anyhow::Result<()> {
         Command::Null(options) => null::run(&options),
         Command::Aead(options) => aead::run(&options),
         Command::ConstantTime(options) => constant_time::run(&options),
+        Command::Pipeline(options) => pipeline::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn ethernet(
 ///
 /// The UDP checksum is absent over IPv4: the payload is authenticated, and RFC 768 allows it. Over IPv6
 /// it is mandatory.
-pub(super) fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
+pub fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
     frame[..template.len()].copy_from_slice(template);
     let udp = template.len() - UDP_LEN - ip;
     let packet = &mut frame[ip..];

@@ -15,7 +15,7 @@ pub mod control;
 mod deliver;
 mod demux;
 pub mod ds;
-mod encap;
+pub mod encap;
 pub mod flow;
 mod inbound;
 mod lane;

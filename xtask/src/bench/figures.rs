@@ -32,6 +32,15 @@ pub struct Figure {
     pub samples: usize,
 }
 
+impl Results {
+    /// Adds what another run found.
+    pub fn add(&mut self, other: Self) {
+        self.figures.extend(other.figures);
+        self.curves.extend(other.curves);
+        self.warnings.extend(other.warnings);
+    }
+}
+
 /// A line in one of the report's plots.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Curve {
@@ -78,6 +87,12 @@ impl Figure {
             samples: samples.len(),
         })
     }
+
+    /// The farthest that a repetition lies from the median, as a share of it.
+    pub fn deviation(&self) -> f64 {
+        let farthest = self.spread.map(|end| (end - self.median).abs()).into_iter().fold(0.0, f64::max);
+        if self.median == 0.0 { farthest.min(1.0) } else { farthest / self.median.abs() }
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +106,6 @@ mod tests {
         let odd = figure(&[3.0, 1.0, 2.0]).expect("there are samples");
         assert!((odd.median, odd.spread, odd.samples) == (2.0, [1.0, 3.0], 3));
         assert!((figure(&[4.0, 1.0]).expect("there are samples").median - 2.5).abs() < 1e-9);
+        assert!((odd.deviation() - 0.5).abs() < 1e-9);
     }
 }

@@ -4,42 +4,54 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::figures::{Figure, Results};
+use super::machine::Begun;
+use super::report::Output;
 use crate::command::Run as _;
 use crate::lab::gateway::Gateway;
 use crate::lab::peer::Implementation;
 use crate::lab::{self, Daemon, Lab, address};
-use crate::progress::{Progress, Stopwatch};
-use crate::{json, workspace};
+use crate::progress::Progress;
+use crate::workspace;
 
 /// Peers of the responder: at most one handshake each in 30 ms.
 const PEERS: u32 = 512;
+const MEASURE: &str = "handshakes as the responder of 512 peers";
+/// Whom to compare with.
+pub const OTHERS: [Implementation; 2] = [Implementation::WireguardGo, Implementation::Gotatun];
 
 /// Options of `cargo xtask bench handshake`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Write the figures to this file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
+    #[command(flatten)]
+    length: Length,
     /// Only forwarder, as long as that takes: for a profiler
     #[arg(long)]
     alone: bool,
+    #[command(flatten)]
+    output: Output,
     /// Only the part that needs root: everything is installed and built
     #[arg(long, hide = true)]
     pub(super) lab_only: bool,
+}
+
+/// How long it takes.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Length {
+    /// Times that each system is measured
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5)]
+    pub seconds: u32,
 }
 
 /// A responder.
@@ -58,16 +70,12 @@ impl System {
     }
 }
 
-/// One system's figures over all rounds.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Figures {
-    system: &'static str,
-    responses: u64,
-    cookie_replies: u64,
-    cpu_seconds: f64,
-    wall_seconds: f64,
+/// What one measurement found.
+#[derive(Clone, Copy, Debug)]
+struct Found {
     /// Responses per second of the responder's CPU time.
     per_cpu_second: f64,
+    cookie_replies: u64,
 }
 
 /// What the generator reports.
@@ -82,44 +90,64 @@ struct Answers {
 ///
 /// # Errors
 /// It cannot be had here.
-pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
-    if !options.alone {
-        Implementation::WireguardGo.install(progress)?;
-        Implementation::Gotatun.install(progress)?;
+pub fn prepare(progress: Progress) -> Result<()> {
+    for implementation in OTHERS {
+        implementation.install(progress)?;
     }
     Ok(())
 }
 
-/// Measures and compares.
+/// Measures, compares and shows the figures.
 ///
 /// # Errors
 /// The lab fails, or forwarder is not ahead.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
+    let begun = Begun::now()?;
+    let others = if options.alone { &[][..] } else { &OTHERS };
+    let results = measure(options.length, others, progress)?;
+    options.output.show(begun, results.clone())?;
+    let rates = results.figures.iter().filter(|figure| figure.measure == MEASURE);
+    let (ours, others): (Vec<_>, Vec<_>) =
+        rates.partition(|figure| figure.system == System::Forwarder.name());
+    for other in others {
+        ensure!(ours.iter().all(|ours| ours.median > other.median), "{} is ahead of forwarder", other.system);
+    }
+    Ok(())
+}
+
+/// Measures forwarder and others in turns.
+///
+/// # Errors
+/// The lab fails.
+pub fn measure(length: Length, others: &[Implementation], progress: Progress) -> Result<Results> {
     let bench = workspace::program("release", "bench")?;
     let lab = Lab::build(lab::Options { ports: 1, ..lab::Options::default() })?;
     add_peers(&lab, &bench)?;
-    let others = [Implementation::WireguardGo, Implementation::Gotatun].map(System::Other);
-    let all = [System::Forwarder, others[0], others[1]];
-    let systems = if options.alone { &all[..1] } else { &all[..] };
-    let mut figures = vec![Figures::default(); systems.len()];
-    for round in 0..options.rounds {
-        for (system, figures) in systems.iter().zip(&mut figures) {
-            measure(&lab, &bench, *system, options, progress, figures)
-                .with_context(|| format!("{}, round {}", system.name(), round + 1))?;
-            let per_second = figures.responses as f64 / figures.cpu_seconds;
-            figures.per_cpu_second = per_second;
-            progress.step(format!("{}, round {}: {per_second:.0} per CPU second", system.name(), round + 1));
+    let others = others.iter().copied().map(System::Other);
+    let systems: Vec<_> = [System::Forwarder].into_iter().chain(others).collect();
+    let mut found: Vec<Vec<Found>> = vec![Vec::new(); systems.len()];
+    for round in 1..=length.rounds {
+        for (system, found) in systems.iter().zip(&mut found) {
+            let one = respond(&lab, &bench, *system, length.seconds, progress)
+                .with_context(|| format!("{}, round {round}", system.name()))?;
+            progress.step(format!(
+                "{}, round {round}: {:.0} per CPU second",
+                system.name(),
+                one.per_cpu_second
+            ));
+            found.push(one);
         }
     }
-    print!("{}", table(&figures));
-    if let Some(path) = &options.json {
-        json::write(path, &figures)?;
+    let mut results = Results::default();
+    for (system, found) in systems.iter().zip(&found) {
+        let mut add = |measure, unit, value: fn(&Found) -> f64| {
+            let samples = found.iter().map(value).collect();
+            results.figures.extend(Figure::of(system.name(), measure, &PEERS.to_string(), unit, samples));
+        };
+        add(MEASURE, "handshakes/CPU-second", |found| found.per_cpu_second);
+        add("cookie replies of a responder", "replies", |found| found.cookie_replies as f64);
     }
-    let (ours, others) = figures.split_first().context("nothing was measured")?;
-    for other in others {
-        ensure!(ours.per_cpu_second > other.per_cpu_second, "{} is ahead of forwarder", other.system);
-    }
-    Ok(())
+    Ok(results)
 }
 
 /// Adds the generator's peers to A's tunnel.
@@ -133,14 +161,7 @@ fn add_peers(lab: &Lab, bench: &Path) -> Result<()> {
     Ok(tunnel.write_all(text.as_bytes())?)
 }
 
-fn measure(
-    lab: &Lab,
-    bench: &Path,
-    system: System,
-    options: &Options,
-    progress: Progress,
-    figures: &mut Figures,
-) -> Result<()> {
+fn respond(lab: &Lab, bench: &Path, system: System, seconds: u32, progress: Progress) -> Result<Found> {
     lab.offload(system != System::Forwarder)?;
     let (mut gateway, mut peer);
     let daemon: &mut Daemon = match system {
@@ -159,33 +180,14 @@ fn measure(
     // All threads that there are; later ones take it from them.
     Command::new("taskset").args(["-a", "-c", "-p", "0", &pid]).quietly()?;
     progress.step(format!("{}, process {pid}", system.name()));
-    let (watch, before) = (Stopwatch::start(), daemon.cpu_seconds()?);
+    let before = daemon.cpu_seconds()?;
     let mut command = lab.b.gateway.command(bench);
     let to = std::net::SocketAddr::new(lab.a.endpoint(lab.options, 0), address::listen_port(0));
     command.args(["handshakes", "--to", &to.to_string(), "--public-key", lab.a.public_key()]);
-    command.args(["--peers", &PEERS.to_string(), "--seconds", &options.seconds.to_string()]);
+    command.args(["--peers", &PEERS.to_string(), "--seconds", &seconds.to_string()]);
     let answers: Answers = serde_json::from_str(&command.text()?).context("the generator's report")?;
     ensure!(answers.authentic, "its responses are not authentic");
-    figures.system = system.name();
-    figures.responses += answers.responses;
-    figures.cookie_replies += answers.cookie_replies;
-    figures.cpu_seconds += daemon.cpu_seconds()? - before;
-    figures.wall_seconds += watch.seconds();
+    let per_cpu_second = answers.responses as f64 / (daemon.cpu_seconds()? - before);
     daemon.stop()?;
-    Ok(())
-}
-
-fn table(figures: &[Figures]) -> String {
-    let mut lines = vec![format!(
-        "\n{:<14}{:>12}{:>9}{:>9}{:>16}{:>9}\n",
-        "responder", "handshakes", "cookies", "CPU s", "per CPU second", "ratio"
-    )];
-    let first = figures.first().map_or(0.0, |figures| figures.per_cpu_second);
-    for Figures { system, responses, cookie_replies, cpu_seconds, per_cpu_second, .. } in figures {
-        let ratio = first / per_cpu_second;
-        lines.push(format!(
-            "{system:<14}{responses:>12}{cookie_replies:>9}{cpu_seconds:>9.2}{per_cpu_second:>16.0}{ratio:>7.2} x\n"
-        ));
-    }
-    lines.concat()
+    Ok(Found { per_cpu_second, cookie_replies: answers.cookie_replies })
 }

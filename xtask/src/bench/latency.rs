@@ -1,12 +1,11 @@
 //! `cargo xtask bench latency`: one-way latency of all systems, each at shares of its own PDR, and all of them at
 //! half of the best peer's.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 
 use super::figures::{Plot, Results};
+use super::report::Output;
 use super::stand::{self, Name, PDR_LOSS, SIZES, Samples, Stand};
 use crate::lab;
 use crate::lab::generator::{Load, Search, Trial};
@@ -37,9 +36,8 @@ pub struct Options {
     /// Size 46, four systems, one round, short trials
     #[arg(long)]
     quick: bool,
-    /// Write the figures to this file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Only the part that needs root: everything is installed and built
     #[arg(long, hide = true)]
     pub(super) lab_only: bool,
@@ -48,7 +46,14 @@ pub struct Options {
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool) -> Self {
-        Self { sizes: Vec::new(), systems: Vec::new(), rounds: 3, quick, json: None, lab_only: true }
+        Self {
+            sizes: Vec::new(),
+            systems: Vec::new(),
+            rounds: 3,
+            quick,
+            output: Output::default(),
+            lab_only: true,
+        }
     }
 
     /// The systems that it measures.

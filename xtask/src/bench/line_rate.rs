@@ -7,12 +7,11 @@
 //! 2. Offer 100, 150, 200 and 300 % of NDR.
 //! 3. When all have had this: CPU time of the whole machine at the best peer's PDR, less the generator's own.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 use clap::Args;
 
 use super::figures::{Plot, Results};
+use super::report::Output;
 use super::stand::{self, Name, PDR_LOSS, SIZES, Samples, Stand};
 use crate::lab;
 use crate::lab::generator::{Search, Trial};
@@ -38,9 +37,8 @@ pub struct Options {
     /// Sizes 46, 1420 and imix, four systems, one round, short trials: less than five minutes
     #[arg(long)]
     quick: bool,
-    /// Write the figures to this file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Only the part that needs root: everything is installed and built
     #[arg(long, hide = true)]
     pub(super) lab_only: bool,
@@ -49,7 +47,14 @@ pub struct Options {
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool) -> Self {
-        Self { sizes: Vec::new(), systems: Vec::new(), rounds: 3, quick, json: None, lab_only: true }
+        Self {
+            sizes: Vec::new(),
+            systems: Vec::new(),
+            rounds: 3,
+            quick,
+            output: Output::default(),
+            lab_only: true,
+        }
     }
 
     /// The systems that it measures.

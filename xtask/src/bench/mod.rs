@@ -1,30 +1,42 @@
 //! `cargo xtask bench`: measurements that compare, in one run, and judge by ratios.
 
 mod aead;
+mod all;
+mod constant_time;
 pub mod figures;
 mod flood;
 mod handshake;
 mod latency;
 mod line_rate;
+mod machine;
+mod pipeline;
+mod report;
 mod stand;
 mod tcp;
 
-use std::path::Path;
+use std::fs;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use serde::de::DeserializeOwned;
 
+use crate::command::Run as _;
 use crate::progress::Progress;
-use crate::{elevate, json, lab};
-use figures::Results;
+use crate::{elevate, lab, workspace};
+use figures::{Figure, Results};
+use machine::Begun;
+use report::Output;
 
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// What encryption costs, beside other implementations
     Aead(aead::Options),
+    /// All that measures speed, and one report
+    All(all::Options),
     /// Whether the time of encryption shows secrets, by dudect's method
-    ConstantTime(aead::Options),
+    ConstantTime(constant_time::Options),
     /// What a tunnel keeps under four floods of handshake messages, beside a flood to a port nobody owns
     Flood(flood::Options),
     /// One-way latency at shares of each system's own highest rate, and at half of the best peer's
@@ -35,6 +47,8 @@ pub enum Bench {
     LineRate(line_rate::Options),
     /// Handshakes per second of CPU time as a responder, beside wireguard-go and gotatun
     Handshake(handshake::Options),
+    /// What the packet pipeline costs beside the AEAD, in memory
+    Pipeline(pipeline::Options),
 }
 
 /// Runs one of them.
@@ -45,7 +59,13 @@ pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
         Bench::Aead(options) => aead::run(options, progress),
-        Bench::ConstantTime(options) => aead::constant_time(options, progress),
+        Bench::ConstantTime(options) => constant_time::run(options, progress),
+        Bench::All(options) => {
+            if !options.lab_only {
+                all::prepare(options, progress)?;
+            }
+            elevate::do_as_root(|| all::run(options, progress))
+        }
         Bench::Flood(options) => {
             if !options.lab_only {
                 lab::prepare(progress)?;
@@ -53,46 +73,56 @@ pub fn run(bench: &Bench) -> Result<()> {
             elevate::do_as_root(|| flood::run(options, progress))
         }
         Bench::LineRate(options) => {
-            if !options.lab_only {
-                lab::prepare(progress)?;
-                stand::prepare(&options.names(), progress)?;
-            }
-            elevate::do_as_root(|| show(&line_rate::run(options, progress)?, options.json.as_deref()))
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || line_rate::run(options, progress))
         }
         Bench::Latency(options) => {
-            if !options.lab_only {
-                lab::prepare(progress)?;
-                stand::prepare(&options.names(), progress)?;
-            }
-            elevate::do_as_root(|| show(&latency::run(options, progress)?, options.json.as_deref()))
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || latency::run(options, progress))
         }
         Bench::Tcp(options) => {
-            if !options.lab_only {
-                lab::prepare(progress)?;
-                stand::prepare(&options.names(), progress)?;
-            }
-            elevate::do_as_root(|| show(&tcp::run(options, progress)?, options.json.as_deref()))
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || tcp::run(options, progress))
         }
         Bench::Handshake(options) => {
             if !options.lab_only {
                 lab::prepare(progress)?;
-                handshake::prepare(options, progress)?;
+                handshake::prepare(progress)?;
             }
             elevate::do_as_root(|| handshake::run(options, progress))
         }
+        Bench::Pipeline(options) => pipeline::run(options, progress),
     }
 }
 
-/// Prints what was found, and writes it to the file.
-fn show(results: &Results, file: Option<&Path>) -> Result<()> {
-    for warning in &results.warnings {
-        println!("warning: {warning}");
+/// Installs the systems, unless that is done, becomes root, measures them and shows what was found.
+fn in_lab(
+    (installed, systems): (bool, &[stand::Name]),
+    output: &Output,
+    progress: Progress,
+    measure: impl FnOnce() -> Result<Results>,
+) -> Result<()> {
+    if !installed {
+        lab::prepare(progress)?;
+        stand::prepare(systems, progress)?;
     }
-    for figures::Figure { system, measure, size, unit, median, spread, samples } in &results.figures {
-        let [low, high] = spread;
-        println!(
-            "{size:<6}{system:<24}{measure:<48}{median:>14.1} {unit} ({low:.1} to {high:.1}, {samples})"
-        );
-    }
-    file.map_or(Ok(()), |file| json::write(file, results))
+    elevate::do_as_root(|| {
+        let begun = Begun::now()?;
+        output.show(begun, measure()?)
+    })
+}
+
+/// The figures that a measurement of the `bench` package writes with `--json`. What it prints is progress here.
+///
+/// # Errors
+/// It is not built, or it fails.
+fn rows<Row: DeserializeOwned + Into<Figure>>(measurement: &str, arguments: &[&str]) -> Result<Results> {
+    let file = workspace::target()?.join(format!("bench-{measurement}-{}.json", std::process::id()));
+    let mut command = Command::new(workspace::program("release", "bench")?);
+    command.arg(measurement).args(arguments).arg("--json").arg(&file).stdout(std::io::stderr());
+    command.visibly()?;
+    let text = fs::read_to_string(&file)?;
+    fs::remove_file(file)?;
+    let rows: Vec<Row> = serde_json::from_str(&text).context("the figures of the bench package")?;
+    Ok(Results { figures: rows.into_iter().map(Into::into).collect(), ..Results::default() })
 }

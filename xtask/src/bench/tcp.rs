@@ -2,7 +2,6 @@
 //! cable; and what all systems cost when nobody sends.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::figures::{Plot, Results};
+use super::report::Output;
 use super::stand::{self, Name, Samples, Stand};
 use crate::lab::shaper::payload_ceiling;
 use crate::lab::system::{Running, System};
@@ -34,9 +34,8 @@ pub struct Options {
     /// Two systems, one round, short
     #[arg(long)]
     quick: bool,
-    /// Write the figures to this file as one JSON object
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Only the part that needs root: everything is installed and built
     #[arg(long, hide = true)]
     pub(super) lab_only: bool,
@@ -45,7 +44,7 @@ pub struct Options {
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool, shape: Option<u32>) -> Self {
-        Self { shape, systems: Vec::new(), rounds: 3, quick, json: None, lab_only: true }
+        Self { shape, systems: Vec::new(), rounds: 3, quick, output: Output::default(), lab_only: true }
     }
 
     /// The systems that it measures. null carries no TCP.

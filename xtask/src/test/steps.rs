@@ -173,7 +173,9 @@ fn machine_code() -> Result<Outcome> {
     let mut objdump = Command::new("objdump");
     objdump.args(["--disassemble", "--demangle", "--no-show-raw-insn"]);
     let findings = disassembly::findings(&objdump.arg(workspace::program("release", "forwarder")?).text()?);
-    findings.iter().for_each(|finding| eprintln!("{finding}"));
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
     Ok(Outcome::Ran(if findings.is_empty() { Tally::SUCCESS } else { Tally::FAILURE }))
 }
 

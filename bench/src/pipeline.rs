@@ -1,0 +1,120 @@
+//! What the pipeline costs beside the AEAD, in nanoseconds per packet: no sockets, no kernel, one thread.
+//!
+//! Bursts go from LAN to LAN through two gateways in memory with three tunnels. In the same round the AEAD seals and
+//! opens the same packets by itself. Each of seven runs has many rounds and keeps the median round; the median of the
+//! seven is reported.
+
+mod batch;
+mod port;
+mod round;
+mod sealing;
+mod site;
+mod stages;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use round::{Bench, Times};
+
+/// Options of `bench pipeline`.
+#[derive(Args)]
+pub struct Options {
+    /// Write the figures to this file, as an array of JSON objects
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Inner IP length in bytes; repeatable [default: 46 to 1420, and IMIX]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(46..=1420))]
+    size: Vec<u16>,
+    /// Rounds of each of the seven runs
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+/// One figure.
+#[derive(Serialize)]
+struct Row {
+    /// `outbound` or `inbound`.
+    direction: &'static str,
+    /// `pipeline` (all of it), `AEAD`, `beyond` (the difference), or a stage by itself.
+    part: &'static str,
+    /// Inner IP length in bytes; `imix` is 7 of 46, 4 of 552, 1 of 1420.
+    size: String,
+    ns_per_packet: f64,
+    /// Lowest and highest of the seven runs.
+    spread: [f64; 2],
+    runs: usize,
+}
+
+const SIZES: [u16; 7] = [46, 110, 238, 494, 1006, 1262, 1420];
+const RUNS: usize = 7;
+const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];
+
+/// Measures, prints a table, writes the file.
+///
+/// # Errors
+/// What comes out of the gateways is wrong, or the file cannot be written.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    ensure!(cfg!(not(debug_assertions)), "a debug build's figures say nothing: cargo run --release");
+    println!("AEAD engine {}, bursts of 64, 3 tunnels, ns per packet", forwarder::aead::engine().name());
+    println!("stages by themselves, behind the bar, are a guide: they do not add up\n");
+    let sizes: &[u16] = if options.size.is_empty() { &SIZES } else { &options.size };
+    let mut rows = Vec::new();
+    for size in sizes {
+        rows.extend(measure(Some(usize::from(*size)), options.rounds)?);
+    }
+    if options.size.is_empty() {
+        rows.extend(measure(None, options.rounds)?);
+    }
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&rows)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// One size, both directions.
+fn measure(size: Option<usize>, rounds: u32) -> anyhow::Result<Vec<Row>> {
+    let mut bench = Bench::new(size)?;
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        let round = (0..rounds).map(|_| bench.round());
+        runs.push(round.collect::<anyhow::Result<Vec<_>>>()?);
+    }
+    let name = size.map_or("imix".to_owned(), |size| size.to_string());
+    let packets = bench.packets() as f64;
+    let mut rows = Vec::new();
+    for (d, direction) in DIRECTIONS.into_iter().enumerate() {
+        let parts = ["pipeline", "AEAD", "beyond"].into_iter().chain(stages::NAMES[d]);
+        let row = |(i, part)| {
+            let run = |run: &Vec<Times>| median(run.iter().map(|times| times.parts(d)[i] / packets));
+            let mut medians: Vec<f64> = runs.iter().map(run).collect();
+            medians.sort_by(f64::total_cmp);
+            let spread = [medians[0], medians[RUNS - 1]];
+            Row { direction, part, size: name.clone(), ns_per_packet: medians[RUNS / 2], spread, runs: RUNS }
+        };
+        let direction: Vec<_> = parts.enumerate().map(row).collect();
+        println!("{}", line(&direction));
+        rows.extend(direction);
+    }
+    Ok(rows)
+}
+
+fn line(rows: &[Row]) -> String {
+    let (whole, stages) = rows.split_at(3);
+    let figure = |row: &Row| {
+        format!("{} {:.0} ({:.0} to {:.0})", row.part, row.ns_per_packet, row.spread[0], row.spread[1])
+    };
+    let stage = |row: &Row| format!("{} {:.0}", row.part, row.ns_per_packet);
+    let whole: Vec<_> = whole.iter().map(figure).collect();
+    let stages: Vec<_> = stages.iter().map(stage).collect();
+    format!("{:>5} {:<9} {} | {}", rows[0].size, rows[0].direction, whole.join(", "), stages.join(", "))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,135 @@
+//! The stages by themselves: each stage's public functions over the whole batch. In the pipeline they run packet by
+//! packet behind each other, so these times are a guide and do not add up to the pipeline's.
+
+use std::hint::black_box;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, ensure};
+use forwarder::pipeline::snapshot::{Encap, Route, Snapshot};
+use forwarder::pipeline::{encap, flow, parse};
+use forwarder::port::BURST;
+use forwarder::wireguard::Session;
+use forwarder::wireguard::message::DataHeader;
+
+use super::batch::Batch;
+use super::site::{LAN, LAN_PORT, Site, wire};
+use crate::aead::nanoseconds;
+use crate::packet::{ETHERNET, HEADERS};
+
+/// Stages of a direction.
+pub const MOST: usize = 4;
+
+/// Their names, outbound and inbound, the AEAD's left out.
+pub const NAMES: [[&str; MOST]; 2] =
+    [["parse", "route", "select", "header"], ["demux", "replay", "check", "next hop"]];
+
+/// What they need beside the batch.
+pub struct Stages {
+    /// Its window sees the counters of each round.
+    session: Session,
+    counter: u64,
+    frame: [u8; 2048],
+}
+
+impl Stages {
+    pub fn new() -> Self {
+        Self { session: Site(2).session(0), counter: 0, frame: [0; 2048] }
+    }
+
+    /// Nanoseconds of each stage over the batch, as [`NAMES`] has them.
+    ///
+    /// # Errors
+    /// A stage would not let the batch pass.
+    pub fn measure(
+        &mut self,
+        a: &Snapshot,
+        b: &Snapshot,
+        batch: &Batch,
+        wire: &[Vec<u8>],
+    ) -> anyhow::Result<[[f64; MOST]; 2]> {
+        let packets: Vec<_> = batch.frames.iter().map(|frame| &frame[ETHERNET..]).collect();
+        let ips: Option<Vec<_>> = packets.iter().map(|packet| parse::ip(packet)).collect();
+        let ips = ips.context("a header is wrong")?;
+        let over = |count: usize, stage: &mut dyn FnMut(usize) -> bool| {
+            let mut passed = 0;
+            let time = nanoseconds(|| passed = (0..count).filter(|&i| stage(i)).count());
+            ensure!(passed == count, "{passed} of {count} packets passed a stage");
+            Ok(time)
+        };
+        let all = packets.len();
+        Ok([
+            [
+                over(all, &mut |i| parsed(a, &batch.frames[i]))?,
+                over(all, &mut |i| routed(a, &ips[i]))?,
+                over(all, &mut |i| selected(a, &ips[i], packets[i]))?,
+                over(all, &mut |i| self.headed(a, batch.paths[i], i, ips[i].len))?,
+            ],
+            [
+                over(all, &mut |i| sorted(b, &wire[i]))?,
+                self.committed(all)?,
+                over(all, &mut |i| checked(b, batch.paths[i], packets[i]))?,
+                over(all, &mut |i| next_hop(b, ips[i].destination))?,
+            ],
+        ])
+    }
+
+    /// Both headers of a message.
+    fn headed(&mut self, snapshot: &Snapshot, path: usize, i: usize, len: usize) -> bool {
+        let Some(Encap::Frame { header, ip, .. }) = &snapshot.paths[path].encap else { return false };
+        let message = DataHeader { receiver: 7, counter: i as u64 }.to_bytes();
+        self.frame[HEADERS..][..message.len()].copy_from_slice(&message);
+        encap::fill(header, usize::from(*ip), &mut self.frame[..HEADERS + 32 + len], 0, i as u16);
+        black_box(&self.frame);
+        true
+    }
+
+    /// The replay window, once for the batch.
+    fn committed(&mut self, count: usize) -> anyhow::Result<f64> {
+        let counters: Vec<u64> = (self.counter..).take(count).collect();
+        self.counter += count as u64;
+        let mut fresh = [false; BURST];
+        let time = nanoseconds(|| self.session.commit(&counters, &mut fresh[..count]));
+        ensure!(fresh[..count].iter().all(|fresh| *fresh), "a counter was not fresh");
+        Ok(time)
+    }
+}
+
+fn parsed(snapshot: &Snapshot, frame: &[u8]) -> bool {
+    let Some(ethernet) = parse::ethernet(LAN_PORT, frame) else { return false };
+    let ip = parse::ip(&frame[ethernet.payload..]);
+    snapshot.interfaces.get(&ethernet.key) == Some(&LAN) && black_box(ip).is_some()
+}
+
+/// The source must be behind the LAN, the destination behind the tunnels.
+fn routed(snapshot: &Snapshot, ip: &parse::Ip) -> bool {
+    matches!(snapshot.routes.lookup(ip.source), Some(Route::Interface { .. }))
+        && matches!(snapshot.routes.lookup(ip.destination), Some(Route::Tunnel(_)))
+}
+
+/// The flow's bucket, path and session.
+fn selected(snapshot: &Snapshot, ip: &parse::Ip, packet: &[u8]) -> bool {
+    let buckets = &snapshot.groups[0].buckets;
+    let peer = buckets[flow::hash(ip, packet) as usize % buckets.len()];
+    let session = snapshot.paths.get(peer.index()).and_then(|path| path.session.as_ref());
+    black_box(session).is_some()
+}
+
+fn sorted(snapshot: &Snapshot, frame: &[u8]) -> bool {
+    let Some(ethernet) = parse::ethernet(wire(0), frame) else { return false };
+    let packet = &frame[ethernet.payload..];
+    let udp = parse::ip(packet).and_then(|ip| parse::udp(&ip, packet));
+    let header = udp.and_then(|udp| DataHeader::parse(&packet[udp.payload]));
+    header.and_then(|header| snapshot.sessions.get(&header.receiver)).is_some()
+}
+
+/// The inner header and the source's peer.
+fn checked(snapshot: &Snapshot, path: usize, packet: &[u8]) -> bool {
+    let Some(ip) = parse::ip(packet) else { return false };
+    snapshot.tunnels[path].allowed_ips.lookup(ip.source).is_some_and(|peer| peer.index() == path)
+}
+
+fn next_hop(snapshot: &Snapshot, destination: IpAddr) -> bool {
+    let Some(Route::Interface { interface, .. }) = snapshot.routes.lookup(destination) else { return false };
+    let neighbour = snapshot.neighbours.get(&(interface, destination));
+    snapshot.egresses.contains_key(&interface) && black_box(neighbour).is_some()
+}
