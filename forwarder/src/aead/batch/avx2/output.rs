@@ -46,24 +46,25 @@ pub unsafe fn write(set: &Set<'_>, words: &[__m256i; 16], keys: &mut [[u64; 4]])
 unsafe fn texts(run: &Run<'_>, block: usize, blocks: &[Block]) {
     let packet = run.packet;
     let mut at = block.wrapping_sub(1).wrapping_mul(BLOCK);
-    for block in blocks {
-        let (source, destination) = (packet.source.wrapping_add(at), packet.destination.wrapping_add(at));
-        // SAFETY: the caller's promise, and the lengths.
-        unsafe {
-            if at + BLOCK <= packet.source_len {
-                for (half, key) in block.iter().enumerate() {
-                    let text = _mm256_loadu_si256(source.cast::<__m256i>().add(half));
-                    _mm256_storeu_si256(
-                        destination.cast::<__m256i>().add(half),
-                        _mm256_xor_si256(text, *key),
-                    );
-                }
-            } else {
-                let source_len = packet.source_len.saturating_sub(at);
-                partial(source, source_len, destination, (packet.len - at).min(BLOCK), block);
+    let whole = packet.source_len.saturating_sub(at) / BLOCK;
+    let (whole, rest) = blocks.split_at(whole.min(blocks.len()));
+    // SAFETY: the caller's promise, and the lengths.
+    unsafe {
+        for block in whole {
+            let source = packet.source.wrapping_add(at).cast::<__m256i>();
+            let destination = packet.destination.wrapping_add(at).cast::<__m256i>();
+            for (half, key) in block.iter().enumerate() {
+                let text = _mm256_loadu_si256(source.wrapping_add(half));
+                _mm256_storeu_si256(destination.wrapping_add(half), _mm256_xor_si256(text, *key));
             }
+            at = at.wrapping_add(BLOCK);
         }
-        at = at.wrapping_add(BLOCK);
+        for block in rest {
+            let (source, destination) = (packet.source.wrapping_add(at), packet.destination.wrapping_add(at));
+            let (source_len, len) = (packet.source_len.saturating_sub(at), packet.len.wrapping_sub(at));
+            partial(source, source_len, destination, len.min(BLOCK), block);
+            at = at.wrapping_add(BLOCK);
+        }
     }
 }
 
