@@ -117,7 +117,10 @@ fn other_processor(progress: Progress) -> Result<Outcome> {
         return not_run(&format!("{error:#}"));
     }
     let what = ["-p", "forwarder", "--target", install::CROSS_TARGET];
-    check(workspace::cargo().arg("clippy").args(what).args(["--locked", "--quiet", "--", "-D", "warnings"]))
+    let mut command = workspace::cargo();
+    command.arg("clippy").args(what).args(["--locked", "--quiet", "--", "-D", "warnings"]);
+    // libxdp's BPF programs are compiled by clang, which does not know where a cross compiler's headers are.
+    check(command.env("C_INCLUDE_PATH", "/usr/aarch64-linux-gnu/include"))
 }
 
 /// All that needs no kernel feature and no privilege.
