@@ -11,6 +11,9 @@ use super::weave::{STEP, Weave, step};
 /// Blocks of a set.
 pub const LANES: usize = 8;
 
+/// Of 20 rounds.
+pub const DOUBLE_ROUNDS: usize = 10;
+
 const CONSTANTS: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// Words 0 to 15 of the blocks, before the rounds.
@@ -31,15 +34,15 @@ pub unsafe fn start(runs: &Set<'_>) -> [__m256i; 16] {
     for i in 0..8 {
         x[4 + i] = _mm256_set1_epi32(word(run, i));
     }
-    x[12] = _mm256_add_epi32(_mm256_set1_epi32(run.block as i32), iota);
+    x[12] = _mm256_add_epi32(_mm256_set1_epi32((run.block as u32).cast_signed()), iota);
     x[14] = _mm256_set1_epi32(run.packet.nonce as i32);
     x[15] = _mm256_set1_epi32((run.packet.nonce >> 32) as i32);
     let one_key = runs[1..].iter().all(|next| next.packet.key == run.packet.key);
     for next in &runs[1..] {
         // The lanes of this run and all later ones.
-        let mask = _mm256_cmpgt_epi32(iota, _mm256_set1_epi32(next.lane as i32 - 1));
+        let mask = _mm256_cmpgt_epi32(iota, _mm256_set1_epi32((next.lane as u32).cast_signed() - 1));
         let blend = |x, word: i32| _mm256_blendv_epi8(x, _mm256_set1_epi32(word), mask);
-        let counter = next.block.wrapping_sub(next.lane) as i32;
+        let counter = (next.block.wrapping_sub(next.lane) as u32).cast_signed();
         x[12] = _mm256_blendv_epi8(x[12], _mm256_add_epi32(_mm256_set1_epi32(counter), iota), mask);
         x[14] = blend(x[14], next.packet.nonce as i32);
         x[15] = blend(x[15], (next.packet.nonce >> 32) as i32);
@@ -101,10 +104,11 @@ struct Memory {
 
 /// The blocks after the rounds. Between them goes on what is woven in.
 ///
-/// A compiler would keep more words in memory, and make two shuffles of one.
+/// In assembly, as a compiler would keep more words in memory, and make two shuffles of one (and of its
+/// `exclusive or`).
 ///
 /// # Safety
-/// As for [`Weave::step`].
+/// As for [`Weave::turn`].
 #[target_feature(enable = "avx2,bmi2")]
 #[inline]
 pub unsafe fn rounds(start: &[__m256i; 16], weave: &mut Weave<'_>) -> [__m256i; 16] {
@@ -127,7 +131,7 @@ pub unsafe fn rounds(start: &[__m256i; 16], weave: &mut Weave<'_>) -> [__m256i; 
             )
         };
     }
-    for _ in 0..10 {
+    for _ in 0..DOUBLE_ROUNDS {
         // SAFETY: changes nothing but what it names; the weave is the caller's promise.
         unsafe {
             step!(

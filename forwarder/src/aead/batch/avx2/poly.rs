@@ -165,6 +165,42 @@ mod tests {
         }
     }
 
+    /// The same number, by a compiler.
+    fn expected(h: [u64; 3], [r0, r1, s]: [u64; 3], text: [u64; 2]) -> [u64; 3] {
+        let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let (h0, carry) = h[0].overflowing_add(text[0]);
+        let (h1, carry) = h[1].carrying_add(text[1], carry);
+        let h2 = h[2] + 1 + u64::from(carry);
+        let d0 = wide(h0, r0) + wide(h1, s);
+        let d1 = wide(h0, r1) + wide(h1, r0) + u128::from(h2 * s) + (d0 >> 64);
+        let d2 = h2 * r0 + (d1 >> 64) as u64;
+        let (h0, carry) = (d0 as u64).overflowing_add(5 * (d2 >> 2));
+        let (h1, carry) = (d1 as u64).overflowing_add(u64::from(carry));
+        [h0, h1, (d2 & 3) + u64::from(carry)]
+    }
+
+    /// Each word as small and as large as it gets, and about to carry.
+    #[test]
+    fn blocks_at_the_limits() {
+        if super::super::super::avx2().is_none() {
+            return;
+        }
+        let words = [0, 1, 4, 1 << 32, 1 << 63, u64::MAX - 5, u64::MAX - 1, u64::MAX];
+        let r0s = [0, 1, 5, 0x0fff_fffc_0fff_fffe, 0x0fff_fffc_0fff_ffff];
+        let r1s = [0, 4, 0x0fff_fffc_0fff_fff8, 0x0fff_fffc_0fff_fffc];
+        for (h0, h1) in words.iter().flat_map(|h0| words.iter().map(|h1| (*h0, *h1))) {
+            for h in (0..5).map(|h2| [h0, h1, h2]) {
+                for r in r0s.iter().flat_map(|r0| r1s.iter().map(|r1| [*r0, *r1, r1 / 4 * 5])) {
+                    for text in words.iter().flat_map(|low| words.iter().map(|high| [*low, *high])) {
+                        // SAFETY: the processor has the features; multiplier and text are here.
+                        let found = unsafe { block(h, &r, text.as_ptr().cast()) };
+                        assert_eq!(found, expected(h, r, text), "{h:x?} {r:x?} {text:x?}");
+                    }
+                }
+            }
+        }
+    }
+
     /// A carry that goes through a full word, once in 2^64 blocks.
     #[test]
     fn carries_reach_the_upper_word() {

@@ -1,5 +1,7 @@
 //! Poly1305 of a batch in small steps: two packets at a time, as one alone would wait for its own
 //! multiplications.
+//!
+//! Which steps there are depends on lengths only.
 
 use super::super::TAG_LEN;
 use super::super::plan::{self, Packet};
