@@ -130,7 +130,7 @@ impl Turn<'_> {
         let Some(pps) = peers.map(|(_, pdr)| *pdr).max().filter(|pps| *pps > 0) else { return Ok(()) };
         let load = self.stand.load(self.size, self.effort.cpu_seconds);
         let baseline = self.stand.baseline(load, pps)?;
-        samples.add("generator", "cpu at the best peer's pdr", self.size, "CPUs", baseline);
+        samples.add("generator", "cpu at the best peer's pdr", self.size, "cores", baseline);
         for (system, _) in carried.iter().filter(|(_, pdr)| *pdr >= pps) {
             if let Err(error) = self.cost(system, pps, baseline, samples) {
                 self.warn(warnings, format!("no CPU time at {}: {error:#}", self.size));
@@ -202,12 +202,12 @@ impl Turn<'_> {
         let trial = self.stand.with(system, |_| self.stand.generator().offer(load, pps))?;
         let cpus = |seconds: f64| seconds / load.seconds;
         let own = cpus(trial.cpu.total()) - baseline;
-        samples.add(&name, "cpu at the best peer's pdr", size, "CPUs", own);
+        samples.add(&name, "cpu at the best peer's pdr", size, "cores", own);
         for (kind, seconds) in
             [("user", trial.cpu.user), ("system", trial.cpu.system), ("softirq", trial.cpu.softirq)]
         {
-            let measure = format!("cpu at the best peer's pdr, {kind}, generator included");
-            samples.add(&name, &measure, size, "CPUs", cpus(seconds));
+            let measure = format!("cpu at the best peer's pdr with the generator's: {kind}");
+            samples.add(&name, &measure, size, "cores", cpus(seconds));
         }
         if own > LEAST_CPUS {
             let packets = trial.delivered_pps as f64 / own;
