@@ -21,6 +21,8 @@ use crate::progress::Progress;
 /// Offered loads, as a share of NDR in percent.
 const OVERLOADS: [u64; 4] = [100, 150, 200, 300];
 const LOSSES: [f64; 2] = [0.0, PDR_LOSS];
+/// Less CPU time than this per second is within the error of the kernel's clock.
+const LEAST_CPUS: f64 = 0.02;
 
 /// Options of `cargo xtask bench line-rate`.
 #[derive(Args, Clone, Debug)]
@@ -133,7 +135,7 @@ impl Turn<'_> {
         let Some(pps) = peers.map(|(_, pdr)| *pdr).max().filter(|pps| *pps > 0) else { return Ok(()) };
         let load = self.stand.load(self.size, self.effort.cpu_seconds);
         let baseline = self.stand.baseline(load, pps)?;
-        samples.add("generator", "cpu at the best peer's pdr", self.size, "CPUs", baseline);
+        samples.add("generator", "cpu at the best peer's pdr", self.size, "cores", baseline);
         for (system, _) in carried.iter().filter(|(_, pdr)| *pdr >= pps) {
             if let Err(error) = self.cost(system, pps, baseline, samples) {
                 self.warn(warnings, format!("no CPU time at {}: {error:#}", self.size));
@@ -205,20 +207,20 @@ impl Turn<'_> {
         let trial = self.stand.with(system, |_| self.stand.generator().offer(load, pps))?;
         let cpus = |seconds: f64| seconds / load.seconds;
         let own = cpus(trial.cpu.total()) - baseline;
-        samples.add(&name, "cpu at the best peer's pdr", size, "CPUs", own);
+        samples.add(&name, "cpu at the best peer's pdr", size, "cores", own);
         for (kind, seconds) in
             [("user", trial.cpu.user), ("system", trial.cpu.system), ("softirq", trial.cpu.softirq)]
         {
-            let measure = format!("cpu at the best peer's pdr, {kind}, generator included");
-            samples.add(&name, &measure, size, "CPUs", cpus(seconds));
+            let measure = format!("cpu at the best peer's pdr with the generator's: {kind}");
+            samples.add(&name, &measure, size, "cores", cpus(seconds));
         }
-        if own > 0.0 {
+        if own > LEAST_CPUS {
             let packets = trial.delivered_pps as f64 / own;
             samples.add(&name, "packets per CPU-second", size, "packets/CPU-second", packets);
             self.progress.step(format!("  {name}: {packets:.0} packets/CPU-second at {pps} packets/s"));
             return Ok(());
         }
-        bail!("{name} took no more than the generator does alone: other programs kept the machine busy")
+        bail!("{name} took hardly more than the generator does alone: other programs kept the machine busy")
     }
 
     fn warn(&self, warnings: &mut Vec<String>, warning: String) {

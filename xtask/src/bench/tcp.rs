@@ -132,8 +132,8 @@ impl Turn<'_> {
         let Some(before) = running.cpu_seconds()? else { return Ok(()) };
         thread::sleep(Duration::from_secs(self.idle.into()));
         let spent = running.cpu_seconds()?.unwrap_or(before) - before;
-        let percent = 100.0 * spent / f64::from(self.idle);
-        samples.add(&self.system.name(), "idle cpu of both gateways", "0", "% of a CPU", percent);
+        let cores = spent / f64::from(self.idle);
+        samples.add(&self.system.name(), "idle cpu of both gateways", "0", "cores", cores);
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Turn<'_> {
 
         samples.add(&name, "tcp", &size, "Mbit/s", run.mbps);
         let sent = run.tcp.retransmits as f64 / run.tcp.segments.max(1) as f64;
-        samples.add(&name, "tcp retransmitted", &size, "%", 100.0 * sent);
+        samples.add(&name, "tcp loss, as retransmitted", &size, "%", 100.0 * sent);
         self.progress.step(format!("  {name}, {flows} flows: {:.0} Mbit/s", run.mbps));
         if let Some(mbit) = self.cable {
             let cable = payload_ceiling(mbit);
