@@ -41,6 +41,8 @@ pub struct Kernel {
     run: unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]),
     /// Packets of a call, at most [`MOST`].
     group: usize,
+    /// Ring may do fewer packets than these faster.
+    few: usize,
     /// Cycles for these packets, sorted by length.
     cost: fn(&[Packet]) -> usize,
 }
@@ -62,7 +64,7 @@ pub fn avx512() -> Option<Kernel> {
         && is_x86_feature_detected!("avx512ifma")
         && is_x86_feature_detected!("bmi2")
     {
-        return Some(Kernel { run: avx512::run, group: avx512::GROUP, cost: avx512::cost });
+        return Some(Kernel { run: avx512::run, group: avx512::GROUP, few: 8, cost: avx512::cost });
     }
     None
 }
@@ -71,7 +73,7 @@ pub fn avx512() -> Option<Kernel> {
 pub fn avx2() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-        return Some(Kernel { run: avx2::run, group: GROUP, cost: avx2::cost });
+        return Some(Kernel { run: avx2::run, group: GROUP, few: usize::MAX, cost: avx2::cost });
     }
     None
 }
@@ -151,10 +153,12 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
 #[inline]
 unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, Option<&[u8; TAG_LEN]>)) {
     // Lanes of a group end together when its packets are about as long.
-    packets.sort_unstable_by_key(|packet| packet.len);
+    if !packets.is_sorted_by_key(|packet| packet.len) {
+        packets.sort_unstable_by_key(|packet| packet.len);
+    }
     let groups = packets.len().div_ceil(kernel.group).max(1);
     for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
-        if cost_of_ring(group) < (kernel.cost)(group) {
+        if group.len() < kernel.few && cost_of_ring(group) < (kernel.cost)(group) {
             for packet in group {
                 done(packet, None);
             }

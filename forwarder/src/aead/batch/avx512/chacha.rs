@@ -6,8 +6,9 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::super::plan::{BLOCK, Packet};
+use super::GROUP;
 use super::keys::Keys;
-use super::lanes::{Set, Start, Walk};
+use super::lanes::{LANES, Room, Set, Start, Walk};
 use super::table::Table;
 
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
@@ -15,8 +16,8 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 /// Two sets at most, which go through the rounds together.
 struct Pass {
     starts: [MaybeUninit<Start>; 2],
-    sets: [Set; 2],
-    count: usize,
+    rooms: [Room; 2],
+    sets: [Option<Set>; 2],
 }
 
 /// Encrypts the texts of all packets, and takes the one-time keys from their first blocks.
@@ -30,18 +31,19 @@ pub unsafe fn encrypt(packets: &[Packet], table: &Table, keys: &mut Keys) {
     unsafe {
         let walk = &mut Walk::new(packets, table);
         now.fill(walk);
-        while now.count > 0 {
+        while now.sets[0].is_some() {
             // Early, so that the rounds do not wait for what is still being written.
             next.fill(walk);
-            now.run(packets, keys);
+            now.run(packets, table, keys);
             (now, next) = (next, now);
         }
     }
 }
 
 impl Pass {
-    const fn new() -> Self {
-        Self { starts: [const { MaybeUninit::uninit() }; 2], sets: [Set::new(), Set::new()], count: 0 }
+    fn new() -> Self {
+        let room = || Room { keys: MaybeUninit::uninit(), text: MaybeUninit::uninit() };
+        Self { starts: [const { MaybeUninit::uninit() }; 2], rooms: [room(), room()], sets: [None; 2] }
     }
 
     /// Takes the next sets.
@@ -51,12 +53,12 @@ impl Pass {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
     #[inline]
     unsafe fn fill(&mut self, walk: &mut Walk<'_>) {
-        self.count = 0;
-        for (start, set) in self.starts.iter_mut().zip(&mut self.sets) {
+        for ((start, room), set) in self.starts.iter_mut().zip(&mut self.rooms).zip(&mut self.sets) {
             // SAFETY: the caller's promise.
-            let Some(next) = (unsafe { walk.next(set) }) else { break };
-            start.write(next);
-            self.count += 1;
+            *set = unsafe { walk.next(room) }.map(|(set, at)| {
+                start.write(at);
+                set
+            });
         }
     }
 
@@ -64,19 +66,27 @@ impl Pass {
     /// As above, and there is a set.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
     #[inline]
-    unsafe fn run(&self, packets: &[Packet], keys: &mut Keys) {
-        // SAFETY: as many sets have been filled as are read.
+    unsafe fn run(&self, packets: &[Packet], table: &Table, keys: &mut Keys) {
+        let ([a, b], [Some(set_a), set_b]) = (&self.starts, self.sets) else { return };
+        let mut second = MaybeUninit::<[__m512i; 16]>::uninit();
+        // SAFETY: sets have their starts; the second words are there if the second set is.
         unsafe {
-            let mut second = MaybeUninit::<[__m512i; 16]>::uninit();
-            let [a, b] = &self.starts;
-            let first = if self.count == 2 {
-                wide(a.assume_init_ref(), b.assume_init_ref(), second.as_mut_ptr().cast())
+            let a = a.assume_init_ref();
+            let first = if set_b.is_some() {
+                wide(a, b.assume_init_ref(), second.as_mut_ptr().cast())
             } else {
-                narrow(a.assume_init_ref())
+                narrow(a)
             };
-            output::<0>(packets, &self.sets[0], &first, keys);
-            if self.count == 2 {
-                output::<1>(packets, &self.sets[1], second.assume_init_ref(), keys);
+            output::<0>(packets, table, set_a, a.source, &first, keys);
+            if let Some(set_b) = set_b {
+                output::<1>(
+                    packets,
+                    table,
+                    set_b,
+                    b.assume_init_ref().source,
+                    second.assume_init_ref(),
+                    keys,
+                );
             }
         }
     }
@@ -253,31 +263,40 @@ unsafe fn wide(a: &Start, b: &Start, second: *mut __m512i) -> [__m512i; 16] {
 /// Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
-unsafe fn output<const SET: usize>(packets: &[Packet], set: &Set, words: &[__m512i; 16], keys: &mut Keys) {
-    if set.keys > 0 {
+unsafe fn output<const SET: usize>(
+    packets: &[Packet],
+    table: &Table,
+    set: Set,
+    source: *const u8,
+    words: &[__m512i; 16],
+    keys: &mut Keys,
+) {
+    let lane = match set {
+        Set::Mixed(lane) => lane,
+        Set::Whole(packet, first) => {
+            let destination = packets[packet].destination.wrapping_add(first.wrapping_mul(BLOCK));
+            for (i, block) in transpose(words).into_iter().enumerate() {
+                // SAFETY: the text is that long.
+                unsafe { whole_block(source.add(i * BLOCK), destination.add(i * BLOCK), block) };
+            }
+            return;
+        }
+    };
+    if lane < table.keys {
         keys.push(words);
-        if set.keys == set.end {
+        if table.keys.min(lane + LANES) == table.end.min(lane + LANES) {
             return;
         }
     }
     let blocks = transpose(words);
-    if set.whole {
-        let (packet, first) = set.block(0);
-        let Packet { source, destination, .. } = packets[packet];
-        for (i, block) in blocks.into_iter().enumerate() {
-            let at = (first + i).wrapping_mul(BLOCK);
-            // SAFETY: the text is that long.
-            unsafe { whole_block(source.add(at), destination.add(at), block) };
-        }
-        return;
-    }
     // Not in a loop, which would take the blocks from memory.
     macro_rules! lanes {
-        ($($lane:literal)*) => {
-            $(if $lane >= set.keys && $lane < set.end {
-                let (packet, number) = set.block($lane);
-                // SAFETY: the packets are those of the set.
-                unsafe { text_block(packets.get_unchecked(packet), number.wrapping_mul(BLOCK), blocks[$lane]) };
+        ($($i:literal)*) => {
+            $(if lane + $i >= table.keys && lane + $i < table.end {
+                let packet = usize::from(table.lanes[lane + $i]) % GROUP;
+                let block = table.first[packet].wrapping_add((lane + $i) as u32) as usize;
+                // SAFETY: the table is of these packets.
+                unsafe { text_block(packets.get_unchecked(packet), block.wrapping_mul(BLOCK), blocks[$i]) };
             })*
         };
     }

@@ -1,16 +1,14 @@
 //! Which `ChaCha20` blocks share a set of lanes: a walk over all packets, so that key blocks and tails of
 //! many packets fill the lanes together.
 //!
-//! A set names a packet for each lane; all else is looked up by that, in registers. Lists of lanes would
-//! be written more slowly than the blocks are encrypted.
+//! A lane has the number of a packet; all else is looked up by that, in registers.
 
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::Packet;
-use super::GROUP;
-use super::table::Table;
+use super::super::plan::{BLOCK, Packet};
+use super::table::{Table, whole_blocks};
 
 /// Blocks of a set.
 pub const LANES: usize = 16;
@@ -24,23 +22,23 @@ pub struct Start {
     pub counter: __m512i,
     pub nonce: [__m512i; 2],
     pub key: *const Key,
+    /// The text of a whole set.
+    pub source: *const u8,
+}
+
+/// Room for what a set needs beside the packets.
+pub struct Room {
+    pub keys: MaybeUninit<Key>,
+    pub text: MaybeUninit<[u8; LANES * BLOCK]>,
 }
 
 /// Blocks that go through the rounds together.
-#[repr(C, align(64))]
-pub struct Set {
-    /// For each packet, which block lane 0 would have if that packet's blocks began there.
-    first: [u32; GROUP],
-    /// Each lane's packet. What lies beyond the lanes is room for writing whole registers.
-    packets: [u8; 2 * LANES],
-    /// So many lanes have key blocks.
-    pub keys: usize,
-    /// Lanes from here on have nothing.
-    pub end: usize,
-    /// All lanes have successive blocks of one text.
-    pub whole: bool,
-    /// The lanes' keys, if packets have different ones.
-    key: MaybeUninit<Key>,
+#[derive(Clone, Copy)]
+pub enum Set {
+    /// Lanes of the table, from this one on.
+    Mixed(usize),
+    /// Successive blocks of this packet's text, from this one on.
+    Whole(usize, usize),
 }
 
 /// A walk over the blocks of the packets: key blocks, then what is left of the texts beyond whole sets,
@@ -48,128 +46,96 @@ pub struct Set {
 pub struct Walk<'a> {
     packets: &'a [Packet],
     table: &'a Table,
-    /// The key, if all packets have the same.
+    /// Lower and upper halves.
+    nonces: [[__m512i; 2]; 2],
+    first: [__m512i; 2],
+    /// The first packet's key.
     key: Key,
-    /// How many packets' key blocks are done.
-    keys: usize,
-    /// The next tail's packet, and block.
-    tail: Place,
-    /// The next whole set's packet, and block.
-    whole: Place,
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    packet: usize,
-    block: u32,
-}
-
-impl Set {
-    pub const fn new() -> Self {
-        let key = MaybeUninit::uninit();
-        Self { first: [0; GROUP], packets: [0; 2 * LANES], keys: 0, end: 0, whole: false, key }
-    }
-
-    /// A lane's packet, and which block of its text.
-    #[inline]
-    pub fn block(&self, lane: usize) -> (usize, usize) {
-        let packet = usize::from(self.packets[lane]) % GROUP;
-        (packet, self.first[packet].wrapping_add(lane as u32) as usize)
-    }
+    next: Option<Set>,
 }
 
 impl<'a> Walk<'a> {
-    /// At the first block. There are packets, at most [`GROUP`].
+    /// At the first block. There are packets.
     ///
     /// # Safety
     /// The processor has the features. The packets' keys can be read.
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub unsafe fn new(packets: &'a [Packet], table: &'a Table) -> Self {
-        // SAFETY: the caller's promise.
-        let key = unsafe { key(packets[0].key) };
-        let start = Place { packet: 0, block: 0 };
-        let mut walk = Self { packets, table, key, keys: 0, tail: start, whole: start };
-        (walk.tail, walk.whole) = (walk.next_tail(0), walk.next_whole(0));
-        walk
-    }
-
-    /// Fills the next set, if there is one.
-    ///
-    /// # Safety
-    /// As above.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    #[inline]
-    pub unsafe fn next(&mut self, set: &mut Set) -> Option<Start> {
-        let count = self.packets.len();
-        // SAFETY: the caller's promise.
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        // SAFETY: there are four registers of nonces and two of blocks; the rest is the caller's promise.
         unsafe {
-            if self.keys < count || self.tail.packet < count {
-                self.mixed(set);
-                Some(self.start(set))
-            } else if self.whole.packet < count {
-                Some(self.whole(set))
-            } else {
-                None
+            let nonces = table.nonces.as_ptr().cast::<__m512i>();
+            let first = table.first.as_ptr().cast::<__m512i>();
+            let halves = |of| {
+                let half = |i| _mm512_permutex2var_epi32(*nonces.add(i), of, *nonces.add(i + 1));
+                [half(0), half(2)]
+            };
+            Self {
+                packets,
+                table,
+                nonces: [halves(even), halves(odd)],
+                first: [*first, *first.add(1)],
+                key: key(packets[0].key),
+                next: Some(Set::Mixed(0)),
             }
         }
     }
 
-    /// Key blocks and tails, as many as there are lanes.
+    /// The next set, if there is one, and where it starts. The room belongs to it.
+    ///
+    /// # Safety
+    /// As above. The walk stays where it is.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    fn mixed(&mut self, set: &mut Set) {
-        let iota = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let mut write = |lane: usize, packets: __m128i| {
-            let lanes = &mut set.packets[lane..][..LANES];
-            // SAFETY: a register has sixteen bytes.
-            unsafe { _mm_storeu_si128(lanes.as_mut_ptr().cast(), packets) };
-        };
-        write(0, _mm_add_epi8(iota, _mm_set1_epi8(self.keys as i8)));
-        let keys = LANES.min(self.packets.len() - self.keys);
-        self.keys += keys;
-        let (mut lane, mut tail) = (keys, self.tail);
-        while lane < LANES && tail.packet < self.packets.len() {
-            write(lane, _mm_set1_epi8(tail.packet as i8));
-            set.first[tail.packet] = tail.block.wrapping_sub(lane as u32);
-            let left = self.table.blocks[tail.packet].wrapping_sub(tail.block) as usize;
-            let room = LANES - lane;
-            if left > room {
-                tail.block = tail.block.wrapping_add(room as u32);
-                lane = LANES;
-            } else {
-                lane += left;
-                tail = self.next_tail(tail.packet + 1);
+    pub unsafe fn next(&mut self, room: &mut Room) -> Option<(Set, Start)> {
+        let set = self.next?;
+        // SAFETY: the caller's promise.
+        let start = unsafe {
+            match set {
+                Set::Mixed(lane) => self.mixed(lane, room),
+                Set::Whole(packet, block) => self.whole(&self.packets[packet], block, room),
             }
-        }
-        self.tail = tail;
-        (set.keys, set.end, set.whole) = (keys, lane, false);
+        };
+        self.next = match set {
+            Set::Mixed(lane) if lane + LANES < self.table.end => Some(Set::Mixed(lane + LANES)),
+            Set::Mixed(_) => self.next_whole(0, 0),
+            Set::Whole(packet, block) => self.next_whole(packet, block + LANES),
+        };
+        Some((set, start))
     }
 
-    /// Where that starts.
+    /// The next whole set from that packet's block on.
+    #[inline]
+    fn next_whole(&self, mut packet: usize, mut block: usize) -> Option<Set> {
+        while block >= whole_blocks(self.packets.get(packet)?) {
+            (packet, block) = (packet + 1, 0);
+        }
+        Some(Set::Whole(packet, block))
+    }
+
+    /// Where sixteen lanes of the table start.
     ///
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    unsafe fn start(&self, set: &mut Set) -> Start {
+    unsafe fn mixed(&self, lane: usize, room: &mut Room) -> Start {
+        let lanes = &self.table.lanes[lane..][..LANES];
         // SAFETY: sixteen bytes are a register.
-        let lanes = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(set.packets.as_ptr().cast())) };
-        let look_up = |table: &[u32; GROUP]| {
-            // SAFETY: the table has two registers.
-            let halves = [0, 16].map(|i| unsafe { _mm512_loadu_si512(table.as_ptr().add(i).cast()) });
-            _mm512_permutex2var_epi32(halves[0], lanes, halves[1])
-        };
+        let packets = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(lanes.as_ptr().cast())) };
+        let look_up = |[low, high]: [__m512i; 2]| _mm512_permutex2var_epi32(low, packets, high);
         // Block 0 is the key block.
-        let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
-        let texts = (u32::from(u16::MAX) << set.keys) as u16;
-        let counter = _mm512_maskz_add_epi32(texts, look_up(&set.first), iota);
-        let nonce = [look_up(&self.table.nonces[0]), look_up(&self.table.nonces[1])];
-        if !self.table.same_key {
+        let texts = u32::from(u16::MAX) << self.table.keys.saturating_sub(lane).min(LANES);
+        let counter = _mm512_add_epi32(after(lane), look_up(self.first));
+        Start {
+            counter: _mm512_maskz_mov_epi32(texts as u16, counter),
+            nonce: self.nonces.map(look_up),
             // SAFETY: the caller's promise.
-            unsafe { self.keys(set) };
+            key: if self.table.same_key { &self.key } else { unsafe { self.keys(lane, &mut room.keys) } },
+            source: std::ptr::null(),
         }
-        Start { counter, nonce, key: if self.table.same_key { &self.key } else { set.key.as_ptr() } }
     }
 
     /// Different keys.
@@ -178,70 +144,64 @@ impl<'a> Walk<'a> {
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline(never)]
-    unsafe fn keys(&self, set: &mut Set) {
-        let of = |lane: usize| self.packets[set.block(lane).0].key;
+    unsafe fn keys(&self, lane: usize, keys: &mut MaybeUninit<Key>) -> *const Key {
+        let of = |i: usize| self.packets[usize::from(self.table.lanes[lane + i])].key;
         // SAFETY: the caller's promise.
-        let mut keys = unsafe { key(of(0)) };
-        for lane in (1..set.end).filter(|&lane| of(lane) != of(lane - 1)) {
+        let keys = keys.write(unsafe { key(of(0)) });
+        for i in (1..LANES.min(self.table.end - lane)).filter(|&i| of(i) != of(i - 1)) {
             // SAFETY: the caller's promise.
-            let next = unsafe { key(of(lane)) };
+            let next = unsafe { key(of(i)) };
             for (word, next) in keys.iter_mut().zip(next) {
                 // This lane and all later ones.
-                *word = _mm512_mask_mov_epi32(*word, u16::MAX << lane, next);
+                *word = _mm512_mask_mov_epi32(*word, u16::MAX << i, next);
             }
         }
-        set.key.write(keys);
+        keys
     }
 
-    /// A whole set of one text.
+    /// Where sixteen blocks of one text start.
     ///
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    unsafe fn whole(&mut self, set: &mut Set) -> Start {
-        let Place { packet: i, block } = self.whole;
-        let packet = &self.packets[i];
-        set.packets[0] = i as u8;
-        set.first[i] = block;
-        (set.keys, set.end, set.whole) = (0, LANES, true);
-        self.whole.block = block.wrapping_add(LANES as u32);
-        if self.whole.block == self.table.whole[i] {
-            self.whole = self.next_whole(i + 1);
-        }
-        let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
-        if !self.table.same_key {
-            // SAFETY: the caller's promise.
-            set.key.write(unsafe { key(packet.key) });
-        }
+    unsafe fn whole(&self, packet: &Packet, block: usize, room: &mut Room) -> Start {
+        let at = block.wrapping_mul(BLOCK);
         Start {
-            counter: _mm512_add_epi32(iota, _mm512_set1_epi32(block.cast_signed())),
+            counter: after(block),
             nonce: [packet.nonce, packet.nonce >> 32].map(|half| _mm512_set1_epi32(half as i32)),
-            key: if self.table.same_key { &self.key } else { set.key.as_ptr() },
+            // SAFETY: the caller's promise.
+            key: if self.table.same_key { &self.key } else { room.keys.write(unsafe { key(packet.key) }) },
+            source: if at + LANES * BLOCK <= packet.source_len {
+                packet.source.wrapping_add(at)
+            } else {
+                // SAFETY: the caller's promise.
+                unsafe { padded(packet, at, &mut room.text) }
+            },
         }
     }
+}
 
-    /// The first packet from there on that has a tail, and where that begins.
-    #[inline]
-    fn next_tail(&self, mut packet: usize) -> Place {
-        while packet < self.packets.len() {
-            let block = self.table.whole[packet];
-            if block < self.table.blocks[packet] {
-                return Place { packet, block };
-            }
-            packet += 1;
-        }
-        Place { packet, block: 0 }
-    }
+/// What there is of the packet's text from byte `at` on, and zeros.
+///
+/// # Safety
+/// The source can be read.
+#[cold]
+#[inline(never)]
+unsafe fn padded(packet: &Packet, at: usize, room: &mut MaybeUninit<[u8; LANES * BLOCK]>) -> *const u8 {
+    let room = room.write([0; LANES * BLOCK]);
+    let len = packet.source_len.saturating_sub(at);
+    // SAFETY: the caller's promise; there is room, as the text is too short to fill it.
+    unsafe { packet.source.wrapping_add(at).copy_to_nonoverlapping(room.as_mut_ptr(), len) };
+    room.as_ptr()
+}
 
-    /// The first packet from there on that has a whole set.
-    #[inline]
-    fn next_whole(&self, mut packet: usize) -> Place {
-        while packet < self.packets.len() && self.table.whole[packet] == 0 {
-            packet += 1;
-        }
-        Place { packet, block: 0 }
-    }
+/// The sixteen numbers after this one.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn after(number: usize) -> __m512i {
+    let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+    _mm512_add_epi32(iota, _mm512_set1_epi32(number as i32))
 }
 
 /// A key in all lanes.

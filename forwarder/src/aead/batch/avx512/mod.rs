@@ -19,7 +19,8 @@ pub const GROUP: usize = 32;
 /// The processor has AVX-512F, BW, DQ, VL, IFMA and BMI2. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
-    let table = Table::new(packets);
+    let mut table = Table::EMPTY;
+    table.fill(packets);
     let mut keys = Keys::new();
     // SAFETY: the caller's promise.
     unsafe {
@@ -44,6 +45,8 @@ pub fn cost(packets: &[Packet]) -> usize {
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; super::GROUP], tags: &mut [[u8; 16]]) {
+    let mut table = Table::EMPTY;
+    table.fill(packets);
     // SAFETY: the caller's promise.
-    unsafe { poly::tags(&Table::new(packets), &Keys::of(blocks), tags) };
+    unsafe { poly::tags(&table, &Keys::of(blocks), tags) };
 }

@@ -31,6 +31,7 @@ struct Group {
 }
 
 /// What eight packets authenticate.
+#[derive(Clone, Copy)]
 struct Texts<'a> {
     start: &'a [*const u8; LANES],
     len: &'a [u64; LANES],
@@ -45,45 +46,51 @@ struct Texts<'a> {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn tags(table: &Table, keys: &Keys, tags: &mut [[u8; 16]]) {
     for (i, tags) in tags.chunks_mut(2 * LANES).enumerate() {
-        let ((mut a, s_a), texts_a) = (Group::new(keys.group(2 * i)), Texts::new(table, 2 * i));
-        if tags.len() > LANES {
-            let ((mut b, s_b), texts_b) = (Group::new(keys.group(2 * i + 1)), Texts::new(table, 2 * i + 1));
-            let (tags_a, tags_b) = tags.split_at_mut(LANES);
-            // SAFETY: the caller's promise.
-            unsafe {
-                let blocks = both(&mut a, &texts_a, &mut b, &texts_b);
-                a.absorb(&texts_a, blocks);
-                b.absorb(&texts_b, blocks);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let texts = Texts::new(table, 2 * i);
+            if let Some((tags_a, tags_b)) = tags.split_at_mut_checked(LANES)
+                && !tags_b.is_empty()
+            {
+                let keys = [keys.group(2 * i), keys.group(2 * i + 1)];
+                let [a, b] = two(keys, [texts, Texts::new(table, 2 * i + 1)]);
+                write(a, tags_a);
+                write(b, tags_b);
+            } else {
+                let group = Group::new(&keys.group(2 * i)).absorb(&texts, 0);
+                write(group.finish(texts.lens, keys.group(2 * i).s), tags);
             }
-            write(a.finish(s_a), tags_a);
-            write(b.finish(s_b), tags_b);
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { a.absorb(&texts_a, 0) };
-            write(a.finish(s_a), tags);
         }
     }
 }
 
-/// The first blocks of both groups in turn, as many as all their packets have: one group alone would wait
-/// for its own multiplications.
+/// The tags of two groups. Their blocks take turns as long as all packets have some: one group alone would
+/// wait for its own multiplications.
 ///
 /// # Safety
 /// The texts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
-unsafe fn both(a: &mut Group, texts_a: &Texts<'_>, b: &mut Group, texts_b: &Texts<'_>) -> usize {
+unsafe fn two([key_a, key_b]: [Key; 2], [texts_a, texts_b]: [Texts<'_>; 2]) -> [[__m512i; 2]; 2] {
+    let (mut a, mut b) = (Group::new(&key_a), Group::new(&key_b));
     let blocks = texts_a.least().min(texts_b.least());
-    let (mut x, mut y) = (*a, *b);
     for i in 0..blocks {
         // SAFETY: all of them have this block.
         unsafe {
-            x.block(texts_a.blocks(i));
-            y.block(texts_b.blocks(i));
+            a.block(texts_a.blocks(i));
+            b.block(texts_b.blocks(i));
         }
     }
-    (*a, *b) = (x, y);
-    blocks
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !texts_a.end_at(blocks) {
+            a = a.absorb(&texts_a, blocks);
+        }
+        if !texts_b.end_at(blocks) {
+            b = b.absorb(&texts_b, blocks);
+        }
+    }
+    [a.finish(texts_a.lens, key_a.s), b.finish(texts_b.lens, key_b.s)]
 }
 
 /// Eight blocks as their lower and their upper halves.
@@ -132,6 +139,13 @@ impl<'a> Texts<'a> {
         _mm512_reduce_max_epu64(self.lens) as usize / BLOCK
     }
 
+    /// Whether all have that many blocks, and no part of another one.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn end_at(&self, blocks: usize) -> bool {
+        _mm512_cmpneq_epi64_mask(self.lens, _mm512_set1_epi64((blocks * BLOCK) as i64)) == 0
+    }
+
     /// Block `i` of each text.
     ///
     /// # Safety
@@ -145,10 +159,11 @@ impl<'a> Texts<'a> {
 }
 
 impl Group {
-    /// Eight packets, and what is left of their keys for the end.
+    /// Eight packets at their beginning.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn new(Key { r: [low, high], s }: Key) -> (Self, [__m512i; 2]) {
+    fn new(key: &Key) -> Self {
+        let [low, high] = key.r;
         let low = _mm512_and_si512(low, _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(high, _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
         let r = limbs([low, high]);
@@ -156,7 +171,7 @@ impl Group {
             let five = _mm512_add_epi64(x, _mm512_slli_epi64::<2>(x));
             _mm512_slli_epi64::<2>(five)
         };
-        (Self { h: [_mm512_setzero_si512(); 3], r, s: [times20(r[1]), times20(r[2])] }, s)
+        Self { h: [_mm512_setzero_si512(); 3], r, s: [times20(r[1]), times20(r[2])] }
     }
 
     /// `h = (h + text + 2^128) r`.
@@ -207,33 +222,29 @@ impl Group {
         }
     }
 
-    /// All blocks from `from` on: those that all texts have, those that only some have, the parts of blocks,
-    /// the lengths.
+    /// All blocks from `from` on: those that all texts have, those that only some have, the parts of blocks.
     ///
     /// # Safety
     /// The texts can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-    #[inline]
-    unsafe fn absorb(&mut self, texts: &Texts<'_>, from: usize) {
+    #[inline(never)]
+    unsafe fn absorb(mut self, texts: &Texts<'_>, from: usize) -> Self {
         let (least, most) = (texts.least(), texts.most());
-        let mut group = *self;
         for i in from..least {
             // SAFETY: all of them have this block.
-            group.block(unsafe { texts.blocks(i) });
+            self.block(unsafe { texts.blocks(i) });
         }
-        *self = group;
         let rests = _mm512_test_epi64_mask(texts.lens, _mm512_set1_epi64(BLOCK as i64 - 1));
         // SAFETY: the caller's promise.
         unsafe {
             if most > least {
-                self.some(texts, least, most);
+                self = self.some(texts, least, most);
             }
             if rests != 0 {
-                self.rests(texts, rests);
+                self = self.rests(texts, rests);
             }
         }
-        // The associated data is empty: its length, the lower half, is 0.
-        self.block([_mm512_setzero_si512(), texts.lens]);
+        self
     }
 
     /// Blocks `from` to `to`, as far as texts have them.
@@ -241,8 +252,8 @@ impl Group {
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-    #[inline(never)]
-    unsafe fn some(&mut self, texts: &Texts<'_>, from: usize, to: usize) {
+    #[inline]
+    unsafe fn some(mut self, texts: &Texts<'_>, from: usize, to: usize) -> Self {
         static NOTHING: [u8; BLOCK] = [0; BLOCK];
         let blocks = _mm512_srli_epi64::<4>(texts.lens);
         // A lane that has come to its end reads its last block again and again.
@@ -253,16 +264,15 @@ impl Group {
                     if texts.len[i] < BLOCK as u64 { NOTHING.as_ptr() } else { texts.start[i] }
                 },
             );
-        let mut group = *self;
         for i in from..to {
             let mask = _mm512_cmpgt_epu64_mask(blocks, _mm512_set1_epi64(i.cast_signed() as i64));
             let block = |lane: usize| {
                 // SAFETY: this block, or an earlier one.
                 unsafe { _mm_loadu_si128(start[lane].add(last[lane].min(i * BLOCK)).cast()) }
             };
-            group.masked_block(gather(block), mask);
+            self.masked_block(gather(block), mask);
         }
-        *self = group;
+        self
     }
 
     /// The parts of blocks with which texts end, where they do so.
@@ -270,8 +280,8 @@ impl Group {
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-    #[inline(never)]
-    unsafe fn rests(&mut self, texts: &Texts<'_>, mask: u8) {
+    #[inline]
+    unsafe fn rests(mut self, texts: &Texts<'_>, mask: u8) -> Self {
         let part = |lane: usize| {
             let (len, rest) = (texts.len[lane] as usize, texts.len[lane] as usize % BLOCK);
             let mask = (1_u16 << rest).wrapping_sub(1);
@@ -279,12 +289,22 @@ impl Group {
             unsafe { _mm_maskz_loadu_epi8(mask, texts.start[lane].wrapping_add(len - rest).cast()) }
         };
         self.masked_block(gather(part), mask);
+        self
+    }
+
+    /// The last block, and the tags.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline]
+    fn finish(mut self, lens: __m512i, s: [__m512i; 2]) -> [__m512i; 2] {
+        // The associated data is empty: its length, the lower half, is 0.
+        self.block([_mm512_setzero_si512(), lens]);
+        self.tags(s)
     }
 
     /// The accumulators modulo 2^130 - 5, and the second halves of the keys, are the tags.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn finish(&self, [s_low, s_high]: [__m512i; 2]) -> [__m512i; 2] {
+    fn tags(self, [s_low, s_high]: [__m512i; 2]) -> [__m512i; 2] {
         let (limb, top) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP));
         let add = |x, y| _mm512_add_epi64(x, y);
         let and = |x, y| _mm512_and_si512(x, y);
@@ -361,14 +381,14 @@ mod tests {
     fn check(values: [[u64; 3]; LANES], expected: impl Fn(u128) -> u128) {
         // The second half of a key is added, with its carry.
         let s = [u64::MAX, 7].map(|half| _mm512_set1_epi64(half.cast_signed()));
-        let (mut group, s) = Group::new(Key { r: s, s });
+        let mut group = Group::new(&Key { r: s, s });
         for (limb, h) in group.h.iter_mut().enumerate() {
             let words: [u64; LANES] = std::array::from_fn(|i| values[i][limb]);
             // SAFETY: eight words are a register.
             *h = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }
         let mut tags = [[0; 16]; LANES];
-        write(group.finish(s), &mut tags);
+        write(group.tags(s), &mut tags);
         for (i, tag) in tags.iter().enumerate() {
             let s = 7_u128 << 64 | u128::from(u64::MAX);
             assert_eq!(u128::from_le_bytes(*tag), expected(i as u128).wrapping_add(s), "lane {i}");
