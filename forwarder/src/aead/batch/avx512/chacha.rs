@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use super::super::plan::{BLOCK, Packet};
 use super::GROUP;
 use super::keys::Keys;
-use super::lanes::{Key, LANES, Set, Start, Walk};
+use super::lanes::{LANES, Room, Set, Start, Walk};
 use super::table::Table;
 
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
@@ -16,7 +16,7 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 /// Two sets at most, which go through the rounds together.
 struct Pass {
     starts: [MaybeUninit<Start>; 2],
-    keys: [MaybeUninit<Key>; 2],
+    rooms: [Room; 2],
     sets: [Option<Set>; 2],
 }
 
@@ -41,9 +41,9 @@ pub unsafe fn encrypt(packets: &[Packet], table: &Table, keys: &mut Keys) {
 }
 
 impl Pass {
-    const fn new() -> Self {
-        let (starts, keys) = ([const { MaybeUninit::uninit() }; 2], [const { MaybeUninit::uninit() }; 2]);
-        Self { starts, keys, sets: [None; 2] }
+    fn new() -> Self {
+        let room = || Room { keys: MaybeUninit::uninit(), text: MaybeUninit::uninit() };
+        Self { starts: [const { MaybeUninit::uninit() }; 2], rooms: [room(), room()], sets: [None; 2] }
     }
 
     /// Takes the next sets.
@@ -53,9 +53,9 @@ impl Pass {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
     #[inline]
     unsafe fn fill(&mut self, walk: &mut Walk<'_>) {
-        for ((start, keys), set) in self.starts.iter_mut().zip(&mut self.keys).zip(&mut self.sets) {
+        for ((start, room), set) in self.starts.iter_mut().zip(&mut self.rooms).zip(&mut self.sets) {
             // SAFETY: the caller's promise.
-            *set = unsafe { walk.next(keys) }.map(|(set, at)| {
+            *set = unsafe { walk.next(room) }.map(|(set, at)| {
                 start.write(at);
                 set
             });
@@ -71,14 +71,22 @@ impl Pass {
         let mut second = MaybeUninit::<[__m512i; 16]>::uninit();
         // SAFETY: sets have their starts; the second words are there if the second set is.
         unsafe {
+            let a = a.assume_init_ref();
             let first = if set_b.is_some() {
-                wide(a.assume_init_ref(), b.assume_init_ref(), second.as_mut_ptr().cast())
+                wide(a, b.assume_init_ref(), second.as_mut_ptr().cast())
             } else {
-                narrow(a.assume_init_ref())
+                narrow(a)
             };
-            output::<0>(packets, table, set_a, &first, keys);
+            output::<0>(packets, table, set_a, a.source, &first, keys);
             if let Some(set_b) = set_b {
-                output::<1>(packets, table, set_b, second.assume_init_ref(), keys);
+                output::<1>(
+                    packets,
+                    table,
+                    set_b,
+                    b.assume_init_ref().source,
+                    second.assume_init_ref(),
+                    keys,
+                );
             }
         }
     }
@@ -259,17 +267,17 @@ unsafe fn output<const SET: usize>(
     packets: &[Packet],
     table: &Table,
     set: Set,
+    source: *const u8,
     words: &[__m512i; 16],
     keys: &mut Keys,
 ) {
     let lane = match set {
         Set::Mixed(lane) => lane,
         Set::Whole(packet, first) => {
-            let Packet { source, destination, .. } = packets[packet];
+            let destination = packets[packet].destination.wrapping_add(first.wrapping_mul(BLOCK));
             for (i, block) in transpose(words).into_iter().enumerate() {
-                let at = (first + i).wrapping_mul(BLOCK);
                 // SAFETY: the text is that long.
-                unsafe { whole_block(source.add(at), destination.add(at), block) };
+                unsafe { whole_block(source.add(i * BLOCK), destination.add(i * BLOCK), block) };
             }
             return;
         }

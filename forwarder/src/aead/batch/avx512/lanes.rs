@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::Packet;
+use super::super::plan::{BLOCK, Packet};
 use super::table::{Table, whole_blocks};
 
 /// Blocks of a set.
@@ -22,6 +22,14 @@ pub struct Start {
     pub counter: __m512i,
     pub nonce: [__m512i; 2],
     pub key: *const Key,
+    /// The text of a whole set.
+    pub source: *const u8,
+}
+
+/// Room for what a set needs beside the packets.
+pub struct Room {
+    pub keys: MaybeUninit<Key>,
+    pub text: MaybeUninit<[u8; LANES * BLOCK]>,
 }
 
 /// Blocks that go through the rounds together.
@@ -75,19 +83,19 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next set, if there is one, and where it starts. `keys` is room for keys.
+    /// The next set, if there is one, and where it starts. The room belongs to it.
     ///
     /// # Safety
     /// As above. The walk stays where it is.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    pub unsafe fn next(&mut self, keys: &mut MaybeUninit<Key>) -> Option<(Set, Start)> {
+    pub unsafe fn next(&mut self, room: &mut Room) -> Option<(Set, Start)> {
         let set = self.next?;
         // SAFETY: the caller's promise.
         let start = unsafe {
             match set {
-                Set::Mixed(lane) => self.mixed(lane, keys),
-                Set::Whole(packet, block) => self.whole(&self.packets[packet], block, keys),
+                Set::Mixed(lane) => self.mixed(lane, room),
+                Set::Whole(packet, block) => self.whole(&self.packets[packet], block, room),
             }
         };
         self.next = match set {
@@ -113,7 +121,7 @@ impl<'a> Walk<'a> {
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    unsafe fn mixed(&self, lane: usize, keys: &mut MaybeUninit<Key>) -> Start {
+    unsafe fn mixed(&self, lane: usize, room: &mut Room) -> Start {
         let lanes = &self.table.lanes[lane..][..LANES];
         // SAFETY: sixteen bytes are a register.
         let packets = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(lanes.as_ptr().cast())) };
@@ -125,7 +133,8 @@ impl<'a> Walk<'a> {
             counter: _mm512_maskz_mov_epi32(texts as u16, counter),
             nonce: self.nonces.map(look_up),
             // SAFETY: the caller's promise.
-            key: if self.table.same_key { &self.key } else { unsafe { self.keys(lane, keys) } },
+            key: if self.table.same_key { &self.key } else { unsafe { self.keys(lane, &mut room.keys) } },
+            source: std::ptr::null(),
         }
     }
 
@@ -156,14 +165,35 @@ impl<'a> Walk<'a> {
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    unsafe fn whole(&self, packet: &Packet, block: usize, keys: &mut MaybeUninit<Key>) -> Start {
+    unsafe fn whole(&self, packet: &Packet, block: usize, room: &mut Room) -> Start {
+        let at = block.wrapping_mul(BLOCK);
         Start {
             counter: after(block),
             nonce: [packet.nonce, packet.nonce >> 32].map(|half| _mm512_set1_epi32(half as i32)),
             // SAFETY: the caller's promise.
-            key: if self.table.same_key { &self.key } else { keys.write(unsafe { key(packet.key) }) },
+            key: if self.table.same_key { &self.key } else { room.keys.write(unsafe { key(packet.key) }) },
+            source: if at + LANES * BLOCK <= packet.source_len {
+                packet.source.wrapping_add(at)
+            } else {
+                // SAFETY: the caller's promise.
+                unsafe { padded(packet, at, &mut room.text) }
+            },
         }
     }
+}
+
+/// What there is of the packet's text from byte `at` on, and zeros.
+///
+/// # Safety
+/// The source can be read.
+#[cold]
+#[inline(never)]
+unsafe fn padded(packet: &Packet, at: usize, room: &mut MaybeUninit<[u8; LANES * BLOCK]>) -> *const u8 {
+    let room = room.write([0; LANES * BLOCK]);
+    let len = packet.source_len.saturating_sub(at);
+    // SAFETY: the caller's promise; there is room, as the text is too short to fill it.
+    unsafe { packet.source.wrapping_add(at).copy_to_nonoverlapping(room.as_mut_ptr(), len) };
+    room.as_ptr()
 }
 
 /// The sixteen numbers after this one.

@@ -66,5 +66,5 @@ impl Table {
 /// How many blocks of the packet's text are in whole sets.
 #[inline]
 pub fn whole_blocks(packet: &Packet) -> usize {
-    packet.source_len / (LANES * BLOCK) * LANES
+    packet.len / (LANES * BLOCK) * LANES
 }
