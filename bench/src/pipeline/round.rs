@@ -21,8 +21,8 @@ impl Times {
     /// The pipeline's, the AEAD's, their difference, the stages', in that direction.
     pub fn parts(&self, direction: usize) -> [f64; 3 + stages::MOST] {
         let (total, aead) = (self.total[direction], self.aead[direction]);
-        let [s0, s1, s2, s3] = self.stages[direction];
-        [total, aead, total - aead, s0, s1, s2, s3]
+        let [s0, s1, s2, s3, s4] = self.stages[direction];
+        [total, aead, total - aead, s0, s1, s2, s3, s4]
     }
 }
 
@@ -47,7 +47,7 @@ impl Bench {
         let (a, b) = (Gateway::new(Site(1))?, Gateway::new(Site(2))?);
         let batch = Batch::new(size, &a.snapshot)?;
         let sealing = Sealing::new(&batch)?;
-        Ok(Self { a, b, batch, sealing, stages: Stages::new(), wire: Vec::new(), rounds: 0 })
+        Ok(Self { a, b, batch, sealing, stages: Stages::new()?, wire: Vec::new(), rounds: 0 })
     }
 
     /// Packets of the burst.
