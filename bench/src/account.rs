@@ -26,6 +26,9 @@ pub struct Account {
     pub reordered: u64,
     /// Arrivals of a packet that had arrived before.
     pub duplicates: u64,
+    /// Most packets of one flow that overtook one packet: the extent of RFC 4737, unless other late packets arrived
+    /// in between, which that counts, too.
+    pub extent: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,7 +42,13 @@ struct Flow {
 impl Account {
     /// No packet has arrived in any of `flows` flows.
     pub fn new(flows: u16) -> Self {
-        Self { flows: vec![Flow::default(); usize::from(flows)], received: 0, reordered: 0, duplicates: 0 }
+        Self {
+            flows: vec![Flow::default(); usize::from(flows)],
+            received: 0,
+            reordered: 0,
+            duplicates: 0,
+            extent: 0,
+        }
     }
 
     /// Takes note of a packet.
@@ -50,7 +59,10 @@ impl Account {
         let arrival = flow.arrive(sequence);
         match arrival {
             Arrival::Duplicate => self.duplicates += 1,
-            Arrival::Reordered => self.reordered += 1,
+            Arrival::Reordered => {
+                self.reordered += 1;
+                self.extent = self.extent.max(flow.overtook(sequence));
+            }
             Arrival::InOrder | Arrival::Foreign => {}
         }
         self.received += u64::from(arrival != Arrival::Duplicate);
@@ -73,6 +85,13 @@ impl Flow {
         }
         self.next = sequence + 1;
         Arrival::InOrder
+    }
+
+    /// How many later packets have arrived.
+    fn overtook(&self, sequence: u32) -> u64 {
+        let (word, bit) = (sequence as usize / 64, sequence % 64);
+        let later: u32 = self.arrived[word + 1..].iter().map(|word| word.count_ones()).sum();
+        u64::from(later + (self.arrived[word] >> bit >> 1).count_ones())
     }
 }
 
@@ -103,6 +122,23 @@ mod tests {
         assert_eq!(account_of(&[(0, 0), (0, 2), (0, 1), (0, 3)]), (4, 1, 0));
         // One early packet overtook three others.
         assert_eq!(account_of(&[(0, 3), (0, 0), (0, 1), (0, 2)]), (4, 3, 0));
+    }
+
+    #[test]
+    fn the_extent_is_the_number_of_packets_that_overtook() {
+        for (arrivals, extent) in [
+            (vec![0, 1, 2, 5], 0),
+            (vec![0, 2, 1, 3], 1),
+            (vec![1, 2, 3, 200, 0], 4),
+            (vec![0, 200, 63, 64, 70], 1),
+            (vec![300, 63], 1),
+        ] {
+            let mut account = Account::new(1);
+            for sequence in &arrivals {
+                account.arrive(0, *sequence);
+            }
+            assert_eq!(account.extent, extent, "{arrivals:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! the next.
 
 mod contender;
+mod grid;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,6 +31,9 @@ pub struct Options {
     /// Bytes of a packet; repeatable [default: 64 to 1424, and IMIX]
     #[arg(long)]
     size: Vec<usize>,
+    /// Look for batches that ring does faster, among all of 1 to 64 packets and many lengths and mixes
+    #[arg(long, conflicts_with_all = ["batch", "size"])]
+    grid: bool,
 }
 
 /// One figure.
@@ -50,6 +54,10 @@ struct Row {
 const SIZES: [usize; 6] = [64, 128, 256, 512, 1024, 1424];
 const IMIX: [usize; 12] = [64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 576, 64];
 const RUNS: usize = 7;
+/// Bytes of a run, which takes about 30 ms for each contender.
+const LONG: usize = 4_000_000;
+/// Bytes that are worth a look at the clock: about a microsecond.
+const CLOCKED: usize = 2000;
 
 /// Distance of frames: not a power of two, which would fill few sets of the cache.
 const STRIDE: usize = 1664;
@@ -67,49 +75,64 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             Err(wrong) => return Err(wrong.into()),
         }
     }
-    let mut rows = Vec::new();
-    for &batch in &options.batch {
-        anyhow::ensure!(batch > 0, "a batch has at least one packet");
-        if options.size.is_empty() {
-            for size in SIZES {
-                rows.extend(measure(&size.to_string(), &vec![size; batch])?);
-            }
-            let imix: Vec<usize> = IMIX.into_iter().cycle().take(batch).collect();
-            rows.extend(measure("imix", &imix)?);
-        }
-        for &size in &options.size {
-            anyhow::ensure!(size + TAG_LEN <= STRIDE, "a packet has at most {} bytes", STRIDE - TAG_LEN);
-            rows.extend(measure(&size.to_string(), &vec![size; batch])?);
-        }
-    }
+    let rows = if options.grid { grid::measure()? } else { chosen(options)? };
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&rows)? + "\n";
         std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    Ok(())
+    if options.grid { grid::judge(&rows) } else { Ok(()) }
+}
+
+/// The batches and sizes that were asked for.
+fn chosen(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut measure = |name: &str, sizes: &[usize]| {
+        let measured = measure(name, sizes, Contender::all(), RUNS, LONG)?;
+        let bytes = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64;
+        measured.iter().for_each(|row| row.print(bytes));
+        rows.extend(measured);
+        anyhow::Ok(())
+    };
+    for &batch in &options.batch {
+        anyhow::ensure!(batch > 0, "a batch has at least one packet");
+        if options.size.is_empty() {
+            for size in SIZES {
+                measure(&size.to_string(), &vec![size; batch])?;
+            }
+            measure("imix", &IMIX.into_iter().cycle().take(batch).collect::<Vec<_>>())?;
+        }
+        for &size in &options.size {
+            anyhow::ensure!(size + TAG_LEN <= STRIDE, "a packet has at most {} bytes", STRIDE - TAG_LEN);
+            measure(&size.to_string(), &vec![size; batch])?;
+        }
+    }
+    Ok(rows)
 }
 
 /// The processor's name.
-fn processor() -> String {
+pub fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     format!("processor: {}", name.map_or("unknown", |(_, name)| name))
 }
 
-/// One size, both directions, all contenders.
-fn measure(name: &str, sizes: &[usize]) -> anyhow::Result<Vec<Row>> {
-    let mut bench = Bench::new(sizes);
-    let mut runs = Vec::new();
-    for _ in 0..RUNS {
-        runs.push(bench.run());
-    }
+/// One batch, both directions, all contenders: the median of some runs.
+fn measure(
+    name: &str,
+    sizes: &[usize],
+    contenders: Vec<Contender>,
+    runs: usize,
+    bytes: usize,
+) -> anyhow::Result<Vec<Row>> {
+    let mut bench = Bench::new(sizes, contenders);
+    let runs: Vec<_> = (0..runs).map(|_| bench.run(bytes)).collect();
     bench.compare()?;
     let mut rows = Vec::new();
     for (direction, op) in ["seal", "open"].into_iter().enumerate() {
         let of = |contender: usize| {
             let mut times: Vec<f64> = runs.iter().map(|run| run[direction][contender]).collect();
             times.sort_by(f64::total_cmp);
-            (times[RUNS / 2], [times[0], times[RUNS - 1]])
+            (times[times.len() / 2], [times[0], times[times.len() - 1]])
         };
         let ring = bench.contenders.iter().position(|contender| contender.name() == "ring");
         let ring = ring.map_or(f64::NAN, |ring| of(ring).0);
@@ -117,12 +140,7 @@ fn measure(name: &str, sizes: &[usize]) -> anyhow::Result<Vec<Row>> {
             let (ns_per_packet, spread) = of(i);
             let (engine, ratio_to_ring) = (contender.name(), ring / ns_per_packet);
             let batch = sizes.len();
-            println!(
-                "{op} {name:>5} x {batch:<3} {engine:<11} {ns_per_packet:8.1} ns ({:.1} to {:.1})  {:6.2} GB/s  {ratio_to_ring:5.2} x ring",
-                spread[0],
-                spread[1],
-                sizes.iter().sum::<usize>() as f64 / batch as f64 / ns_per_packet,
-            );
+            let runs = runs.len();
             rows.push(Row {
                 engine,
                 op,
@@ -131,90 +149,107 @@ fn measure(name: &str, sizes: &[usize]) -> anyhow::Result<Vec<Row>> {
                 ns_per_packet,
                 ratio_to_ring,
                 spread,
-                runs: RUNS,
+                runs,
             });
         }
     }
     Ok(rows)
 }
 
-/// The packets of a batch, and what each contender makes of them.
+impl Row {
+    /// A line of the table; a packet has so many `bytes` on average.
+    fn print(&self, bytes: f64) {
+        let Self { engine, op, size, batch, ns_per_packet, ratio_to_ring, spread: [low, high], .. } = self;
+        println!(
+            "{op} {size:>5} x {batch:<3} {engine:<11} {ns_per_packet:8.1} ns ({low:.1} to {high:.1})  {:6.2} GB/s  {ratio_to_ring:5.2} x ring",
+            bytes / ns_per_packet,
+        );
+    }
+}
+
+/// The packets of a batch, in the same memory for all contenders: how frames lie to each other matters.
 struct Bench {
     contenders: Vec<Contender>,
     sizes: Vec<usize>,
     key: Key,
     texts: Frames,
-    sealed: Vec<Frames>,
-    opened: Vec<Frames>,
+    sealed: Frames,
+    opened: Frames,
 }
 
 impl Bench {
-    fn new(sizes: &[usize]) -> Self {
-        let contenders = Contender::all();
+    fn new(sizes: &[usize], contenders: Vec<Contender>) -> Self {
         let frames = |fill| Frames::new(sizes.len(), fill);
-        Self {
-            sizes: sizes.into(),
-            key: Key::new(&KEY),
-            texts: frames(0x42),
-            sealed: contenders.iter().map(|_| frames(0)).collect(),
-            opened: contenders.iter().map(|_| frames(0)).collect(),
-            contenders,
-        }
+        let (texts, sealed, opened) = (frames(0x42), frames(0), frames(0));
+        Self { contenders, sizes: sizes.into(), key: Key::new(&KEY), texts, sealed, opened }
     }
 
-    /// The fastest round of each direction and contender, in nanoseconds per packet.
-    fn run(&mut self) -> [Vec<f64>; 2] {
-        // About 30 ms for each contender.
-        let rounds = (4_000_000 / self.sizes.iter().map(|size| 100 + size).sum::<usize>()).max(20);
+    /// The fastest round of each direction and contender, in nanoseconds per packet. So many `bytes` take all
+    /// rounds together.
+    fn run(&mut self, bytes: usize) -> [Vec<f64>; 2] {
+        // A packet costs something, too.
+        let batch = self.sizes.iter().map(|size| 100 + size).sum::<usize>();
+        // Else the clock would be much of a small batch's time.
+        let times = (CLOCKED / batch).max(1);
+        let rounds = (bytes / batch / times).max(20);
         let mut best = [vec![f64::MAX; self.contenders.len()], vec![f64::MAX; self.contenders.len()]];
         for _ in 0..rounds {
-            for (i, contender) in self.contenders.iter().enumerate() {
-                let sources = self.texts.iter();
-                let destinations = self.sealed[i].iter_mut();
-                let jobs = sources.zip(destinations).zip(&self.sizes).enumerate();
-                let mut jobs: Vec<_> = jobs
-                    .map(|(i, ((source, destination), &size))| Seal {
-                        key: &self.key,
-                        counter: i as u64,
-                        source: &source[..size],
-                        destination: &mut destination[..size + TAG_LEN],
-                    })
-                    .collect();
-                let time = nanoseconds(|| contender.seal(&mut jobs));
-                best[0][i] = best[0][i].min(time / self.sizes.len() as f64);
+            for (i, best) in best[0].iter_mut().enumerate() {
+                *best = best.min(self.seal(i, times));
             }
-            for (i, contender) in self.contenders.iter().enumerate() {
-                let sources = self.sealed[i].iter();
-                let destinations = self.opened[i].iter_mut();
-                let jobs = sources.zip(destinations).zip(&self.sizes).enumerate();
-                let mut jobs: Vec<_> = jobs
-                    .map(|(i, ((source, destination), &size))| Open {
-                        key: &self.key,
-                        counter: i as u64,
-                        source: &source[..size + TAG_LEN],
-                        destination: &mut destination[..size],
-                        authentic: false,
-                    })
-                    .collect();
-                let time = nanoseconds(|| contender.open(&mut jobs));
-                best[1][i] = best[1][i].min(time / self.sizes.len() as f64);
+            for (i, best) in best[1].iter_mut().enumerate() {
+                *best = best.min(self.open(i, times));
             }
         }
         best
     }
 
-    /// All must have made the same of it.
-    fn compare(&self) -> anyhow::Result<()> {
-        for (contender, (sealed, opened)) in self.contenders.iter().zip(self.sealed.iter().zip(&self.opened))
-        {
-            anyhow::ensure!(
-                sealed.iter().eq(self.sealed[0].iter()),
-                "{} sealed something else",
-                contender.name()
-            );
-            let same =
-                opened.iter().zip(self.texts.iter()).zip(&self.sizes).all(|((a, b), &n)| a[..n] == b[..n]);
-            anyhow::ensure!(same, "{} opened something else", contender.name());
+    /// Seals the batch so many times; nanoseconds per packet.
+    fn seal(&mut self, contender: usize, times: usize) -> f64 {
+        let jobs = self.texts.iter().zip(self.sealed.iter_mut()).zip(&self.sizes).enumerate();
+        let mut jobs: Vec<_> = jobs
+            .map(|(i, ((source, destination), &size))| Seal {
+                key: &self.key,
+                counter: i as u64,
+                source: &source[..size],
+                destination: &mut destination[..size + TAG_LEN],
+            })
+            .collect();
+        let contender = &self.contenders[contender];
+        let time = nanoseconds(|| (0..times).for_each(|_| contender.seal(&mut jobs)));
+        time / (times * jobs.len()) as f64
+    }
+
+    /// Opens what was sealed last, in the same way.
+    fn open(&mut self, contender: usize, times: usize) -> f64 {
+        let jobs = self.sealed.iter().zip(self.opened.iter_mut()).zip(&self.sizes).enumerate();
+        let mut jobs: Vec<_> = jobs
+            .map(|(i, ((source, destination), &size))| Open {
+                key: &self.key,
+                counter: i as u64,
+                source: &source[..size + TAG_LEN],
+                destination: &mut destination[..size],
+                authentic: false,
+            })
+            .collect();
+        let contender = &self.contenders[contender];
+        let time = nanoseconds(|| (0..times).for_each(|_| contender.open(&mut jobs)));
+        time / (times * jobs.len()) as f64
+    }
+
+    /// All make the same of it.
+    fn compare(&mut self) -> anyhow::Result<()> {
+        let mut first = None;
+        for contender in 0..self.contenders.len() {
+            self.sealed = Frames::new(self.sizes.len(), 0);
+            self.opened = Frames::new(self.sizes.len(), 0);
+            self.seal(contender, 1);
+            self.open(contender, 1);
+            let name = self.contenders[contender].name();
+            let sealed: Vec<Vec<u8>> = self.sealed.iter().map(<[u8]>::to_vec).collect();
+            anyhow::ensure!(*first.get_or_insert_with(|| sealed.clone()) == sealed, "{name} seals otherwise");
+            let mut packets = self.opened.iter().zip(self.texts.iter()).zip(&self.sizes);
+            anyhow::ensure!(packets.all(|((a, b), &n)| a[..n] == b[..n]), "{name} opens otherwise");
         }
         Ok(())
     }
@@ -231,25 +266,26 @@ pub fn nanoseconds(work: impl FnOnce()) -> f64 {
 }
 
 /// Frames of one port, each at the start of a cache line.
-struct Frames {
+pub struct Frames {
     memory: Vec<u8>,
     start: usize,
     count: usize,
 }
 
 impl Frames {
-    fn new(count: usize, fill: u8) -> Self {
+    /// Frames full of one byte.
+    pub fn new(count: usize, fill: u8) -> Self {
         const LINE: usize = 64;
         let memory = vec![fill; count * STRIDE + LINE];
         let start = memory.as_ptr().align_offset(LINE);
         Self { memory, start, count }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.memory[self.start..].chunks_exact(STRIDE).take(self.count)
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.memory[self.start..].chunks_exact_mut(STRIDE).take(self.count)
     }
 }

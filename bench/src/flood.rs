@@ -24,9 +24,9 @@ use serde::Serialize;
 use crate::forge::Initiator;
 use crate::host::{self, Interface};
 use crate::packet::{self, DESTINATION_PORT, HEADERS, Route};
-use crate::program::Program;
+use crate::program::{Arrival, Program};
 use crate::sender::due;
-use crate::trial::turns;
+use crate::trial::{TURN, turns};
 
 const CHUNK: u32 = 2048;
 /// Different messages of a flood.
@@ -119,7 +119,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let mut report = Report { cookies: if owned { pool.len() } else { 0 }, ..Report::default() };
     eprintln!("flooding");
     let mut next = 0;
-    turns(Duration::from_secs_f64(options.seconds), |elapsed, _| {
+    turns(clock::boottime(), Duration::from_secs_f64(options.seconds), TURN, |elapsed| {
         for _ in 0..due(elapsed, options.rate).saturating_sub(report.sent).min(LONGEST_BURST) {
             // Message i of the cookies' flood belongs to address i.
             let source = if owned { OWNED + next as u32 } else { spoofed() };
@@ -163,7 +163,7 @@ fn with_cookies(
     let mut messages = strangers.iter_mut().map(Initiator::initiation).collect::<anyhow::Result<Vec<_>>>()?;
     let mut holders = BTreeSet::new();
     let mut sent = 0;
-    turns(PATIENCE, |elapsed, _| {
+    turns(clock::boottime(), PATIENCE, TURN, |elapsed| {
         for _ in 0..due(elapsed, options.rate).saturating_sub(sent).min(LONGEST_BURST) {
             let i = sent as usize % messages.len();
             if holders.len() == messages.len() || !wire.send((OWNED + i as u32).into(), &messages[i]) {
@@ -208,7 +208,7 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
     let start = clock::boottime();
     let (mut sent, mut answered): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
     let mut listen = |wire: &mut Wire, sent: &mut Vec<Vec<u8>>, time| {
-        turns(time, |_, _| {
+        turns(clock::boottime(), time, TURN, |_| {
             wire.flush(|_, answer| answered.extend(sent.extract_if(.., |m| answers(answer, m))));
         });
         answered.len()
@@ -267,7 +267,7 @@ impl Wire {
         let ip_len = HEADERS - packet::ETHERNET + INITIATION_LEN;
         let headers = packet::headers(&route, (DESTINATION_PORT, to.port()), ip_len as u16);
         let port = XskPort::open(PortId(0), &interface.name, 0, Mode::Copy, CHUNK, RING)?;
-        let program = Program::attach(interface.ifindex, &[port.fd()])?;
+        let program = Program::attach(interface.ifindex, &[port.fd()], Arrival::Untold)?;
         Ok(Self { _program: program, port, headers, burst: Vec::with_capacity(BURST) })
     }
 

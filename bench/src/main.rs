@@ -9,42 +9,60 @@ use serde::Serialize;
 
 mod account;
 mod aead;
+mod constant_time;
+mod cpu;
 mod flood;
 mod forge;
 mod handshakes;
 mod host;
-mod ladder;
 mod newcomer;
+mod null;
 mod packet;
 mod pipeline;
 mod program;
 mod rate;
+mod report;
+mod search;
 mod sender;
 mod sink;
+mod size;
+mod status;
 mod trial;
 
 use account::Account;
+use forwarder::clock::boottime;
 use host::Interface;
 use packet::{Route, Template};
+use report::{Observed, Report};
 use sender::Sender;
 use sink::Sink;
 
 #[derive(Parser)]
 #[command(version, about)]
 enum Command {
-    /// Search the highest rate between two hosts (network namespaces)
+    /// Search the highest rates between two hosts (network namespaces): without loss, and with 0.5 %
     Rate {
         #[command(flatten)]
         ends: rate::Ends,
         #[command(flatten)]
         load: rate::Load,
         #[command(flatten)]
+        search: rate::Search,
+        /// The generator's own ceiling in packets per second, if it is known [default: searched first]
+        #[arg(long, value_name = "PPS")]
+        ceiling: Option<u64>,
+        #[command(flatten)]
         output: Output,
     },
-    /// Search the highest rate of generator and sink themselves, over a veth pair
+    /// Search the highest rates of generator and sink themselves, over a veth pair
     Ceiling {
         #[command(flatten)]
         load: rate::Load,
+        #[command(flatten)]
+        search: rate::Search,
+        /// Offer this rate instead, in packets per second
+        #[arg(long, value_name = "PPS")]
+        rate: Option<u64>,
         #[command(flatten)]
         output: Output,
     },
@@ -76,6 +94,10 @@ enum Command {
     Send(Send),
     /// Measure the AEAD engines against other implementations
     Aead(aead::Options),
+    /// Test whether the time of the AEAD engines shows secrets, by dudect's method
+    ConstantTime(constant_time::Options),
+    /// Carry packets as a gateway of this namespace that seals nothing; ends by a signal
+    Null(null::Options),
     /// Measure the packet pipeline in memory, beyond the AEAD's own time
     Pipeline(pipeline::Options),
     /// Count what arrives at an interface of this namespace
@@ -123,10 +145,18 @@ struct Output {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
-        Command::Rate { ends, load, output } => print_report(&rate::measure(&ends, &load)?, &output),
-        Command::Ceiling { load, output } => print_report(&rate::ceiling(&load)?, &output),
+        Command::Rate { ends, load, search, ceiling, output } => {
+            let report = rate::measure(&ends, &load, &search, ceiling)?;
+            print(&report, &output, Report::text)
+        }
+        Command::Ceiling { load, rate: Some(rate), output, .. } => {
+            print(&rate::offer_alone(&load, rate)?, &output, Observed::text)
+        }
+        Command::Ceiling { load, search, rate: None, output } => {
+            print(&rate::ceiling(&load, &search)?, &output, Report::text)
+        }
         Command::Offer { ends, load, rate, output } => {
-            print_report(&rate::offer(&ends, &load, rate)?, &output)
+            print(&rate::offer(&ends, &load, rate)?, &output, Observed::text)
         }
         Command::Flood(options) => print_json(&flood::run(&options)?),
         Command::Handshakes(options) => print_json(&handshakes::run(&options)?),
@@ -136,26 +166,19 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Newcomer(options) => print_json(&newcomer::run(&options)?),
         Command::Send(options) => send(&options),
+        Command::Null(options) => null::run(&options),
         Command::Aead(options) => aead::run(&options),
+        Command::ConstantTime(options) => constant_time::run(&options),
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Sink { iface, seconds, output } => sink(&iface, seconds, &output),
     }
 }
 
-fn print_report(report: &rate::Report, output: &Output) -> anyhow::Result<()> {
+fn print<T: Serialize>(value: &T, output: &Output, text: fn(&T) -> String) -> anyhow::Result<()> {
     if output.json {
-        return print_json(report);
+        return print_json(value);
     }
-    println!("{} pps of {} bytes in {} flows", report.pps, report.size, report.flows);
-    println!("  sent {}, received {}, loss {:.3} %", report.sent, report.received, 100.0 * report.loss);
-    println!("  reordered {}, duplicates {}", report.reordered, report.duplicates);
-    let latency = &report.latency;
-    println!("  latency p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us", latency.p50, latency.p99, latency.p99_9);
-    println!(
-        "  ceiling {} pps{}",
-        report.ceiling_pps,
-        if report.generator_bound { ": generator-bound" } else { "" }
-    );
+    print!("{}", text(value));
     Ok(())
 }
 
@@ -170,10 +193,11 @@ fn send(options: &Send) -> anyhow::Result<()> {
     let route =
         Route { source_mac: interface.mac, next_hop_mac, source: options.src, destination: options.dst };
     let load = &options.load;
-    let mut sender = Sender::open(&interface, Template::new(&route, load.flows, load.size.into()))?;
-    sender.start(0);
-    trial::turns(Duration::from_secs_f64(load.seconds), |elapsed, now| {
-        sender.send_due(elapsed, options.rate, now);
+    let mut sender = Sender::open(&interface, Template::new(&route, load.flows, load.size), load.shape())?;
+    let start = boottime();
+    sender.start(0, start);
+    trial::turns(start, Duration::from_secs_f64(load.seconds), load.shape().tick, |elapsed| {
+        sender.send_due(elapsed, options.rate);
     });
     let sent = Sent { sent: sender.sent() };
     if options.output.json {
@@ -193,7 +217,7 @@ struct Arrived {
 fn sink(iface: &str, seconds: f64, output: &Output) -> anyhow::Result<()> {
     let mut sink = Sink::open(&Interface::find(iface)?)?;
     let mut account = Account::new(packet::MOST_FLOWS);
-    trial::turns(Duration::from_secs_f64(seconds), |_, _| {
+    trial::turns(boottime(), Duration::from_secs_f64(seconds), trial::TURN, |_| {
         sink.drain(|stamp, _| {
             account.arrive(stamp.flow, stamp.sequence);
         });

@@ -4,10 +4,14 @@
 //!  0     14     34    42    44     46      48       50         54      60
 //!  | Eth | IPv4 | UDP | magic | trial | flow | sequence | sent ns | zeros ...
 //! ```
+//!
+//! Where the sink takes them, the time of arrival stands over the MAC addresses.
 
 use std::net::Ipv4Addr;
 
 use forwarder::clock::Boottime;
+
+use crate::size::Size;
 
 /// Length of an Ethernet header in bytes.
 pub const ETHERNET: usize = 14;
@@ -52,7 +56,7 @@ pub struct Stamp {
     pub flow: u16,
     /// Its place in the flow, from 0.
     pub sequence: u32,
-    /// When it was sent.
+    /// When it was to be sent.
     pub sent: Boottime,
 }
 
@@ -60,21 +64,21 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Template {
     headers: Vec<[u8; STAMP_AT]>,
-    frame_len: usize,
+    size: Size,
 }
 
 impl Template {
-    /// Headers for `flows` flows of packets of `ip_len` bytes. The UDP checksum is 0, which on IPv4
-    /// means that there is none.
-    pub fn new(route: &Route, flows: u16, ip_len: usize) -> Self {
+    /// Headers for `flows` flows of packets of this size. The UDP checksum is 0, which on IPv4 means that
+    /// there is none.
+    pub fn new(route: &Route, flows: u16, size: Size) -> Self {
         let ports = |flow| (FIRST_SOURCE_PORT + flow, DESTINATION_PORT);
-        let headers = (0..flows).map(|flow| headers(route, ports(flow), ip_len as u16)).collect();
-        Self { headers, frame_len: ETHERNET + ip_len }
+        let headers = (0..flows).map(|flow| headers(route, ports(flow), size.of(flow, 0))).collect();
+        Self { headers, size }
     }
 
-    /// Length of the frames in bytes, without FCS.
-    pub fn frame_len(&self) -> usize {
-        self.frame_len
+    /// Length of a packet's frame in bytes, without FCS.
+    pub fn frame_len(&self, flow: u16, sequence: u32) -> usize {
+        ETHERNET + usize::from(self.size.of(flow, sequence))
     }
 
     /// Number of flows.
@@ -85,6 +89,9 @@ impl Template {
     /// Writes headers and stamp to the start of `frame`, which is at least `frame_len` long.
     pub fn write(&self, stamp: &Stamp, frame: &mut [u8]) {
         frame[..STAMP_AT].copy_from_slice(&self.headers[usize::from(stamp.flow)]);
+        if self.size == Size::Imix {
+            set_length(&mut frame[..HEADERS], self.size.of(stamp.flow, stamp.sequence));
+        }
         let bytes = &mut frame[STAMP_AT..][..STAMP_LEN];
         bytes[0..2].copy_from_slice(&MAGIC.to_be_bytes());
         bytes[2..4].copy_from_slice(&stamp.trial.to_be_bytes());
@@ -104,6 +111,11 @@ pub fn parse(frame: &[u8]) -> Option<Stamp> {
         sequence: u32::from_be_bytes([s0, s1, s2, s3]),
         sent: Boottime::from_nanos(u64::from_be_bytes(sent)),
     })
+}
+
+/// When a packet arrived, where the sink's program has noted it: see [`crate::program::Arrival::Told`].
+pub fn arrival(frame: &[u8]) -> Option<Boottime> {
+    frame.first_chunk().map(|bytes| Boottime::from_nanos(u64::from_ne_bytes(*bytes)))
 }
 
 /// Ethernet, IPv4 and UDP headers of a packet of `ip_len` bytes between two UDP ports.
@@ -137,6 +149,16 @@ pub fn set_source(headers: &mut [u8; HEADERS], source: Ipv4Addr) {
     ip[10..12].fill(0);
     let checksum = checksum(ip);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Sets the length of such headers' packet, and the checksum.
+pub fn set_length(headers: &mut [u8], ip_len: u16) {
+    let ip = &mut headers[ETHERNET..][..IPV4];
+    ip[2..4].copy_from_slice(&ip_len.to_be_bytes());
+    ip[10..12].fill(0);
+    let checksum = checksum(ip);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    headers[HEADERS - 4..][..2].copy_from_slice(&(ip_len - IPV4 as u16).to_be_bytes());
 }
 
 /// The UDP payload of a frame with such headers, and the address it goes to.
@@ -173,8 +195,8 @@ mod tests {
 
     #[test]
     fn a_stamp_is_read_back() {
-        let template = Template::new(&route(), 64, SMALLEST);
-        assert_eq!(template.frame_len(), 60);
+        let template = Template::new(&route(), 64, Size::One(46));
+        assert_eq!(template.frame_len(63, 5), 60);
         let stamp = Stamp { trial: 7, flow: 63, sequence: 0x0102_0304, sent: Boottime::from_nanos(1 << 40) };
         let mut frame = [0; 60];
         template.write(&stamp, &mut frame);
@@ -183,6 +205,19 @@ mod tests {
         assert_eq!(parse(&frame[..59]), None);
         frame[STAMP_AT] ^= 1;
         assert_eq!(parse(&frame), None);
+    }
+
+    #[test]
+    fn headers_tell_the_length_of_each_packet() {
+        let template = Template::new(&route(), 4, Size::Imix);
+        for (sequence, len) in [(0, 46), (1, 552), (6, 1420)] {
+            assert_eq!(template.frame_len(0, sequence), ETHERNET + len);
+            let mut frame = vec![0; ETHERNET + len];
+            template.write(&Stamp { trial: 0, flow: 0, sequence, sent: Boottime::default() }, &mut frame);
+            let (_, payload) = datagram(&frame).expect("the length is right");
+            assert_eq!(payload.len(), len - IPV4 - UDP);
+            assert_eq!(checksum(&frame[ETHERNET..][..IPV4]), 0);
+        }
     }
 
     #[test]

@@ -10,14 +10,26 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, libbpf_sys};
 
 use crate::packet::DESTINATION_PORT;
 
+/// What the program writes into the packets that it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// When they arrived (`CLOCK_BOOTTIME`, nanoseconds), over their MAC addresses, which nobody needs any more:
+    /// who reads them may come late.
+    Told,
+    /// Nothing.
+    Untold,
+}
+
 const XDP_PASS: i32 = 2;
-/// The number of `bpf_redirect_map`.
+/// The numbers of `bpf_redirect_map` and `bpf_ktime_get_boot_ns`.
 const REDIRECT_MAP: i32 = 51;
+const BOOT_TIME: i32 = 125;
 
 // Opcodes (RFC 9669): class, size or operation, and source in one byte.
 const LOAD_U32: u8 = 0x61;
 const LOAD_U16: u8 = 0x69;
 const LOAD_U8: u8 = 0x71;
+const STORE_U64: u8 = 0x7b;
 const LOAD_MAP: u8 = 0x18;
 const PSEUDO_MAP_FD: u8 = 1;
 const COPY: u8 = 0xbf;
@@ -39,7 +51,7 @@ impl Program {
     ///
     /// # Errors
     /// Another program is attached there, or the privileges are missing.
-    pub fn attach(ifindex: i32, sockets: &[BorrowedFd<'_>]) -> anyhow::Result<Self> {
+    pub fn attach(ifindex: i32, sockets: &[BorrowedFd<'_>], arrival: Arrival) -> anyhow::Result<Self> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
             ..Default::default()
@@ -50,31 +62,40 @@ impl Program {
         for (queue, socket) in (0u32..).zip(sockets) {
             map.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY)?;
         }
-        let program = load(&instructions(map.as_fd().as_raw_fd())).context("cannot load the XDP program")?;
+        let program =
+            load(&instructions(map.as_fd().as_raw_fd(), arrival)).context("cannot load the XDP program")?;
         let link = link(&program, ifindex).context("cannot attach the XDP program; is there another?")?;
         Ok(Self { _link: link })
     }
 }
 
 /// The verifier's view: r1 is the context (`struct xdp_md`) at entry, r0 the verdict at exit.
-fn instructions(map: RawFd) -> [u64; 21] {
-    // Instruction `at` jumps to the verdict "pass", which is number 19.
-    let pass_if = |jump, source, value, at: i16| instruction(jump, 4, source, 19 - (at + 1), value);
-    [
-        instruction(LOAD_U32, 2, 1, 0, 0), // r2 = data
+fn instructions(map: RawFd, arrival: Arrival) -> Vec<u64> {
+    let note = match arrival {
+        Arrival::Told => vec![instruction(CALL, 0, 0, 0, BOOT_TIME), instruction(STORE_U64, 6, 0, 0, 0)],
+        Arrival::Untold => Vec::new(),
+    };
+    // Instruction `at` jumps to the verdict "pass", which is number 20 but for what is noted.
+    let pass = 20 + if arrival == Arrival::Told { 2 } else { 0 };
+    let pass_if = |jump, source, value, at: i16| instruction(jump, 4, source, pass - (at + 1), value);
+    let is_ours = [
+        instruction(COPY, 7, 1, 0, 0),
+        instruction(LOAD_U32, 6, 1, 0, 0), // r6 = data
         instruction(LOAD_U32, 3, 1, 4, 0), // r3 = data_end
-        instruction(COPY, 4, 2, 0, 0),
+        instruction(COPY, 4, 6, 0, 0),
         instruction(ADD, 4, 0, 0, 38), // up to the end of the UDP ports
-        pass_if(IF_GREATER, 3, 0, 4),
-        instruction(LOAD_U16, 4, 2, 12, 0), // EtherType
-        pass_if(IF_NOT, 0, in_memory(0x0800), 6),
-        instruction(LOAD_U8, 4, 2, 14, 0), // IP version and header length
-        pass_if(IF_NOT, 0, 0x45, 8),
-        instruction(LOAD_U8, 4, 2, 23, 0), // protocol: UDP
-        pass_if(IF_NOT, 0, 17, 10),
-        instruction(LOAD_U16, 4, 2, 36, 0), // destination port
-        pass_if(IF_NOT, 0, in_memory(DESTINATION_PORT), 12),
-        instruction(LOAD_U32, 2, 1, 16, 0), // r2 = rx_queue_index
+        pass_if(IF_GREATER, 3, 0, 5),
+        instruction(LOAD_U16, 4, 6, 12, 0), // EtherType
+        pass_if(IF_NOT, 0, in_memory(0x0800), 7),
+        instruction(LOAD_U8, 4, 6, 14, 0), // IP version and header length
+        pass_if(IF_NOT, 0, 0x45, 9),
+        instruction(LOAD_U8, 4, 6, 23, 0), // protocol: UDP
+        pass_if(IF_NOT, 0, 17, 11),
+        instruction(LOAD_U16, 4, 6, 36, 0), // destination port
+        pass_if(IF_NOT, 0, in_memory(DESTINATION_PORT), 13),
+    ];
+    let redirect = [
+        instruction(LOAD_U32, 2, 7, 16, 0), // r2 = rx_queue_index
         instruction(LOAD_MAP, 1, PSEUDO_MAP_FD, 0, map),
         0,                                   // the load of a map takes two slots
         instruction(SET, 3, 0, 0, XDP_PASS), // where the map has no socket
@@ -82,7 +103,8 @@ fn instructions(map: RawFd) -> [u64; 21] {
         instruction(EXIT, 0, 0, 0, 0),
         instruction(SET, 0, 0, 0, XDP_PASS),
         instruction(EXIT, 0, 0, 0, 0),
-    ]
+    ];
+    [&is_ours[..], &note, &redirect].concat()
 }
 
 /// A 16-bit field of a packet as a 16-bit load reads it.

@@ -1,4 +1,4 @@
-//! The highest rate that a path carries, and the highest that generator and sink themselves can do.
+//! The highest rates that a path carries, and the highest that generator and sink themselves can do.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use nix::sched::{CloneFlags, unshare};
-use serde::Serialize;
 
 use crate::host::{self, Interface};
-use crate::ladder;
 use crate::packet::{Route, Template};
-use crate::sender::Sender;
+use crate::report::{Goal, Observed, Report};
+use crate::search::{self, Outcome, Plan};
+use crate::sender::{Sender, Shape};
 use crate::sink::Sink;
-use crate::trial::{self, Measured};
+use crate::size::Size;
+use crate::trial;
 
+/// Packets per second that a search begins and ends with.
+const RANGE: [u64; 2] = [1000, 5_000_000];
 /// A result is only the gateway's when the generator could have done this much more.
 const HEADROOM: f64 = 1.3;
 
@@ -44,80 +47,82 @@ pub struct Ends {
 /// What is sent.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Load {
-    /// Length of the IP packets in bytes
-    #[arg(long, default_value_t = crate::packet::SMALLEST as u16,
-          value_parser = clap::value_parser!(u16).range(crate::packet::SMALLEST as i64..=crate::packet::LARGEST as i64))]
-    pub size: u16,
+    /// Length of the IP packets in bytes, or imix: 28 x 46, 16 x 552, 4 x 1420 within every flow
+    #[arg(long, default_value_t = Size::One(46))]
+    pub size: Size,
     /// Number of flows
     #[arg(long, default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::packet::MOST_FLOWS)))]
     pub flows: u16,
-    /// Greatest share of packets that may be lost
-    #[arg(long, default_value_t = 0.005)]
-    pub loss: f64,
     /// Length of a trial in seconds, without its warm-up
     #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
+    /// Packets that are sent back to back, at the same mean rate
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub burst: u64,
+    /// Microseconds from one wakeup of the generator to the next one: what became due meanwhile is sent together
+    #[arg(long, default_value_t = trial::TURN.as_micros() as u64, value_parser = clap::value_parser!(u64).range(10..))]
+    pub tick: u64,
 }
 
-/// The result of a search.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    /// Length of the IP packets in bytes.
-    pub size: u16,
-    /// Number of flows.
-    pub flows: u16,
-    /// The highest rate in packets per second with a loss within the limit; 0 when there is none.
-    pub pps: u64,
-    /// The share of packets lost at that rate, from 0 to 1.
-    pub loss: f64,
-    /// Packets sent in the last trial at that rate.
-    pub sent: u64,
-    /// Packets that arrived.
-    pub received: u64,
-    /// Packets that arrived after a later one of their flow.
-    pub reordered: u64,
-    /// Packets that arrived more than once.
-    pub duplicates: u64,
-    /// Latency at that rate, in microseconds.
-    pub latency: Latency,
-    /// The highest rate of generator and sink over a plain veth pair.
-    pub ceiling_pps: u64,
-    /// The ceiling is too near for the rate to be the gateway's.
-    pub generator_bound: bool,
+impl Load {
+    /// When its packets are to be sent.
+    pub fn shape(&self) -> Shape {
+        Shape { tick: Duration::from_micros(self.tick), burst: self.burst }
+    }
 }
 
-/// One-way latency in microseconds, by percentile.
-#[derive(Debug, Default, Serialize)]
-pub struct Latency {
-    /// The median.
-    pub p50: f64,
-    /// 99 %.
-    pub p99: f64,
-    /// 99.9 %.
-    pub p99_9: f64,
+/// How rates are searched.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Search {
+    /// Greatest share of packets that may be lost; repeatable [default: 0 and 0.005]
+    #[arg(long = "loss", default_values_t = [0.0, 0.005], hide_default_value = true)]
+    pub goals: Vec<f64>,
+    /// How near the result is to the truth, as a share of it
+    #[arg(long, default_value_t = 0.05)]
+    pub width: f64,
+    /// Most trials of a search
+    #[arg(long, default_value_t = 60)]
+    pub trials: usize,
+    /// Trials that may be needed for one rate at the end; more than half of them decide
+    #[arg(long, default_value_t = 3)]
+    pub repeats: u32,
 }
 
-/// Searches the highest rate between two hosts, after the ceiling.
+/// Searches the highest rates between two hosts. The generator's own ceiling is searched before, unless it is known.
 ///
 /// # Errors
 /// A namespace or an interface is missing, the hosts do not reach each other, or the privileges are missing.
-pub fn measure(ends: &Ends, load: &Load) -> anyhow::Result<Report> {
-    let ceiling_pps = ceiling(load)?.pps;
+pub fn measure(
+    ends: &Ends,
+    load: &Load,
+    search: &Search,
+    ceiling_pps: Option<u64>,
+) -> anyhow::Result<Report> {
+    let ceiling_pps = ceiling_pps.map_or_else(|| Ok(ceiling(load, search)?.highest()), anyhow::Ok)?;
     let (mut sender, mut sink) = open(ends, load)?;
-    let report = search(&mut sender, &mut sink, load)?;
-    let generator_bound = (ceiling_pps as f64) < HEADROOM * report.pps as f64;
-    Ok(Report { ceiling_pps, generator_bound, ..report })
+    // A disturbance may have lowered the ceiling; it shall not lower the result.
+    let highest = ceiling_pps.saturating_mul(2).min(RANGE[1]);
+    let mut report = run(&mut sender, &mut sink, load, search, highest)?;
+    report.ceiling_pps = ceiling_pps;
+    for goal in &mut report.goals {
+        goal.generator_bound = (ceiling_pps as f64) < HEADROOM * goal.pps as f64;
+    }
+    Ok(report)
 }
 
 /// Offers one rate between two hosts.
 ///
 /// # Errors
 /// Those of [`measure`].
-pub fn offer(ends: &Ends, load: &Load, rate: u64) -> anyhow::Result<Report> {
+pub fn offer(ends: &Ends, load: &Load, rate: u64) -> anyhow::Result<Observed> {
     let (mut sender, mut sink) = open(ends, load)?;
-    let measured = trial::run(&mut sender, &mut sink, rate, Duration::from_secs_f64(load.seconds), 0)?;
-    Ok(report(load, rate, &measured))
+    one(&mut sender, &mut sink, load, rate)
+}
+
+fn one(sender: &mut Sender, sink: &mut Sink, load: &Load, rate: u64) -> anyhow::Result<Observed> {
+    let duration = Duration::from_secs_f64(load.seconds);
+    Ok(Observed::new(rate, duration, &trial::run(sender, sink, rate, duration, 0)?))
 }
 
 fn open(ends: &Ends, load: &Load) -> anyhow::Result<(Sender, Sink)> {
@@ -129,16 +134,38 @@ fn open(ends: &Ends, load: &Load) -> anyhow::Result<(Sender, Sink)> {
         source: ends.src,
         destination: ends.dst,
     };
-    let sender = Sender::open(&from, Template::new(&route, load.flows, load.size.into()))?;
+    let sender = Sender::open(&from, Template::new(&route, load.flows, load.size), load.shape())?;
     host::enter(&ends.to_ns)?;
     Ok((sender, Sink::open(&Interface::find(&ends.to_iface)?)?))
 }
 
-/// The highest rate of generator and sink over a veth pair in a namespace of its own.
+/// The highest rates of generator and sink over a veth pair in a namespace of its own.
 ///
 /// # Errors
 /// The privileges are missing.
-pub fn ceiling(load: &Load) -> anyhow::Result<Report> {
+pub fn ceiling(load: &Load, search: &Search) -> anyhow::Result<Report> {
+    let (load, search) = (load.clone(), search.clone());
+    alone(&load.clone(), move |sender, sink| {
+        let mut report = run(sender, sink, &load, &search, RANGE[1])?;
+        report.ceiling_pps = report.highest();
+        Ok(report)
+    })
+}
+
+/// Offers one rate over such a pair: what generator and sink themselves cost.
+///
+/// # Errors
+/// The privileges are missing.
+pub fn offer_alone(load: &Load, rate: u64) -> anyhow::Result<Observed> {
+    let owned = load.clone();
+    alone(load, move |sender, sink| one(sender, sink, &owned, rate))
+}
+
+/// Does `work` with a sender and a sink at the ends of a veth pair.
+fn alone<T: Send + 'static>(
+    load: &Load,
+    work: impl FnOnce(&mut Sender, &mut Sink) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
     let load = load.clone();
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: run as root")?;
@@ -152,54 +179,43 @@ pub fn ceiling(load: &Load) -> anyhow::Result<Report> {
             source: Ipv4Addr::new(198, 18, 0, 1),
             destination: Ipv4Addr::new(198, 19, 0, 1),
         };
-        let mut sender = Sender::open(&near, Template::new(&route, load.flows, load.size.into()))?;
-        let mut sink = Sink::open(&far)?;
-        let report = search(&mut sender, &mut sink, &load)?;
-        Ok(Report { ceiling_pps: report.pps, ..report })
+        let template = Template::new(&route, load.flows, load.size);
+        work(&mut Sender::open(&near, template, load.shape())?, &mut Sink::open(&far)?)
     });
-    thread.join().map_err(|_| anyhow!("the ceiling's thread panicked"))?
+    thread.join().map_err(|_| anyhow!("the generator's thread panicked"))?
 }
 
-fn search(sender: &mut Sender, sink: &mut Sink, load: &Load) -> anyhow::Result<Report> {
-    let duration = Duration::from_secs_f64(load.seconds);
-    let mut trial = 0u16;
-    let mut best = None;
-    let rung = ladder::search(|rate| -> anyhow::Result<bool> {
-        let measured = trial::run(sender, sink, rate, duration, trial)?;
-        trial = trial.wrapping_add(2);
-        let passes = measured.was_offered() && measured.loss() <= load.loss;
-        eprintln!("{}", describe(rate, &measured, passes));
-        if passes {
-            best = Some(measured);
-        }
-        Ok(passes)
+fn run(
+    sender: &mut Sender,
+    sink: &mut Sink,
+    load: &Load,
+    search: &Search,
+    highest: u64,
+) -> anyhow::Result<Report> {
+    let plan = Plan {
+        goals: search.goals.clone(),
+        range: [RANGE[0], highest],
+        width: search.width,
+        longest: Duration::from_secs_f64(load.seconds),
+        repeats: search.repeats,
+        trials: search.trials,
+    };
+    let mut trials: Vec<Observed> = Vec::new();
+    let bounds = search::search(&plan, |rate, duration| {
+        let measured = trial::run(sender, sink, rate, duration, 2 * trials.len() as u16)?;
+        let trial = Observed::new(rate, duration, &measured);
+        eprintln!("{}", trial.line());
+        let loss = if measured.was_offered() { measured.loss() } else { 1.0 };
+        let outcome = Outcome { loss, delivered: trial.delivered_pps };
+        trials.push(trial);
+        anyhow::Ok(outcome)
     })?;
-    Ok(match (rung, best) {
-        // The last trial that passed is the last confirmation of this rung.
-        (Some(rung), Some(best)) => report(load, ladder::rate(rung), &best),
-        _ => Report { size: load.size, flows: load.flows, ..Report::default() },
-    })
-}
-
-fn report(load: &Load, pps: u64, measured: &Measured) -> Report {
-    let microseconds = |quantile| measured.latency.value_at_quantile(quantile) as f64 / 1000.0;
-    Report {
-        size: load.size,
+    let goals = search.goals.iter().zip(bounds);
+    Ok(Report {
+        size: load.size.to_string(),
         flows: load.flows,
-        pps,
-        loss: measured.loss(),
-        sent: measured.sent,
-        received: measured.account.received,
-        reordered: measured.account.reordered,
-        duplicates: measured.account.duplicates,
-        latency: Latency { p50: microseconds(0.5), p99: microseconds(0.99), p99_9: microseconds(0.999) },
-        ..Report::default()
-    }
-}
-
-fn describe(rate: u64, measured: &Measured, passes: bool) -> String {
-    let verdict = if passes { "passes" } else { "fails" };
-    let offered = if measured.was_offered() { "" } else { ", the generator did not keep up" };
-    let loss = 100.0 * measured.loss();
-    format!("{rate:>8} pps: {loss:.2} % lost, {} in the sink{offered}: {verdict}", measured.sink_lost)
+        ceiling_pps: 0,
+        trials: trials.len(),
+        goals: goals.map(|(loss_limit, bounds)| Goal::new(*loss_limit, bounds, &trials)).collect(),
+    })
 }

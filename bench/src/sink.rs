@@ -1,6 +1,6 @@
 //! The sink: takes the packets of a benchmark off one interface before the kernel sees them.
 
-use forwarder::clock::{Boottime, boottime};
+use forwarder::clock::Boottime;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};
 use forwarder::port::{BURST, Port as _, RxFrame};
@@ -8,7 +8,7 @@ use forwarder::topology::Mode;
 
 use crate::host::Interface;
 use crate::packet::{self, Stamp};
-use crate::program::Program;
+use crate::program::{Arrival, Program};
 
 const CHUNK: u32 = 2048;
 
@@ -31,20 +31,20 @@ impl Sink {
         let open = |queue| XskPort::open(PortId(0), &interface.name, queue, Mode::Copy, CHUNK, 2 * RING);
         let ports: Vec<_> = (0..interface.rx_queues).map(open).collect::<Result<_, _>>()?;
         let sockets: Vec<_> = ports.iter().map(XskPort::fd).collect();
-        let program = Program::attach(interface.ifindex, &sockets)?;
+        let program = Program::attach(interface.ifindex, &sockets, Arrival::Told)?;
         Ok(Self { _program: program, ports, burst: Vec::with_capacity(BURST) })
     }
 
     /// Takes all packets that have arrived; returns how many there were. `arrived` gets each stamp and
-    /// the time at which its burst was taken.
+    /// the time of arrival: how late the packet is taken does not matter.
     pub fn drain(&mut self, mut arrived: impl FnMut(&Stamp, Boottime)) -> usize {
         let mut packets = 0;
         for port in &mut self.ports {
             while port.receive(0, BURST, &mut self.burst) > 0 {
-                let now = boottime();
                 for frame in self.burst.drain(..) {
-                    if let Some(stamp) = packet::parse(frame.frame.bytes()) {
-                        arrived(&stamp, now);
+                    let bytes = frame.frame.bytes();
+                    if let (Some(stamp), Some(at)) = (packet::parse(bytes), packet::arrival(bytes)) {
+                        arrived(&stamp, at);
                         packets += 1;
                     }
                     port.release(frame);

@@ -7,14 +7,16 @@ use forwarder::clock::{Boottime, boottime};
 use hdrhistogram::Histogram;
 
 use crate::account::{Account, Arrival};
+use crate::cpu::CpuSeconds;
 use crate::packet::Stamp;
-use crate::sender::{Sender, due};
+use crate::sender::Sender;
 use crate::sink::Sink;
 
 /// Sender and sink take turns on one thread and sleep in between: each wakeup serves both, and the
 /// gateways have the core meanwhile.
-const TURN: Duration = Duration::from_micros(500);
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const TURN: Duration = Duration::from_micros(500);
+/// A warm-up is half as long as the trial, within these bounds.
+const WARM_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// The trial is over when nothing has arrived for this long after the last packet was sent.
 const QUIET: Duration = Duration::from_millis(50);
 const LONGEST_DRAIN: Duration = Duration::from_secs(1);
@@ -30,10 +32,14 @@ pub struct Measured {
     pub sent: u64,
     /// Packets that arrived, duplicates and reordering within flows.
     pub account: Account,
-    /// From the generator's stamp to the sink.
+    /// From the time when a packet was to be sent to its arrival at the sink.
     pub latency: Histogram<u64>,
+    /// How much later than that packets were sent.
+    pub lateness: Histogram<u64>,
     /// Packets that the sink itself lost.
     pub sink_lost: u64,
+    /// What the machine spent while it was sent.
+    pub cpu: CpuSeconds,
 }
 
 impl Measured {
@@ -60,9 +66,11 @@ pub fn run(
     duration: Duration,
     trial: u16,
 ) -> anyhow::Result<Measured> {
-    sender.start(trial);
-    turns(WARM_UP, |elapsed, now| {
-        sender.send_due(elapsed, rate, now);
+    let shape = sender.shape();
+    let start = boottime();
+    sender.start(trial, start);
+    turns(start, (duration / 2).clamp(WARM_UP[0], WARM_UP[1]), shape.tick, |elapsed| {
+        sender.send_due(elapsed, rate);
         sink.drain(|_, _| ());
     });
 
@@ -70,38 +78,43 @@ pub fn run(
     let mut account = Account::new(sender.flows());
     let mut latency = Histogram::new_with_bounds(1, LONGEST_LATENCY, 3)?;
     let lost_before = sink.lost();
-    let mut arrived = |stamp: &Stamp, now: Boottime| {
+    let mut arrived = |stamp: &Stamp, at: Boottime| {
         if stamp.trial == counted && account.arrive(stamp.flow, stamp.sequence) != Arrival::Foreign {
-            latency.saturating_record(now.since(stamp.sent).as_nanos() as u64);
+            latency.saturating_record(at.since(stamp.sent).as_nanos() as u64);
         }
     };
-    sender.start(counted);
-    turns(duration, |elapsed, now| {
-        sender.send_due(elapsed, rate, now);
+    let (start, cpu_before) = (boottime(), CpuSeconds::now()?);
+    sender.start(counted, start);
+    turns(start, duration, shape.tick, |elapsed| {
+        sender.send_due(elapsed, rate);
         sink.drain(&mut arrived);
     });
     // A generator that lost its core shortly before the end may catch up.
-    turns(duration / 100, |_, now| {
-        sender.send_due(duration, rate, now);
+    turns(boottime(), duration / 100, shape.tick, |_| {
+        sender.send_due(duration, rate);
         sink.drain(&mut arrived);
     });
+    let cpu = CpuSeconds::now()?.since(cpu_before);
     drain(sink, arrived);
 
-    let offered = due(duration, rate);
-    Ok(Measured { offered, sent: sender.sent(), account, latency, sink_lost: sink.lost() - lost_before })
+    let (offered, lateness) = (shape.due(duration, rate), sender.lateness().clone());
+    let sink_lost = sink.lost() - lost_before;
+    Ok(Measured { offered, sent: sender.sent(), account, latency, lateness, sink_lost, cpu })
 }
 
-/// Calls `turn` every [`TURN`] with the time since the start, the last time at `duration`.
-pub fn turns(duration: Duration, mut turn: impl FnMut(Duration, Boottime)) {
-    let start = boottime();
+/// Calls `turn` every `tick` from `start` on with the time since then, the last time at `duration`.
+pub fn turns(start: Boottime, duration: Duration, tick: Duration, mut turn: impl FnMut(Duration)) {
+    // A sleep ends 50 us late by default. Without the privilege that would be the tick's jitter.
+    let _ = nix::sys::prctl::set_timerslack(1);
     loop {
-        let now = boottime();
-        let elapsed = now.since(start).min(duration);
-        turn(elapsed, now);
+        let elapsed = boottime().since(start).min(duration);
+        turn(elapsed);
         if elapsed == duration {
             return;
         }
-        thread::sleep(TURN.saturating_sub(boottime().since(now)));
+        let elapsed = boottime().since(start);
+        let next = tick * (elapsed.as_nanos() / tick.as_nanos() + 1) as u32;
+        thread::sleep(next.min(duration).saturating_sub(elapsed));
     }
 }
 

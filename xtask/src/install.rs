@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::command::{Run, exists, line};
 use crate::elevate;
@@ -34,6 +34,14 @@ pub const BUILD: &[Need] = &[
     need("libelf-dev", "libelf.h"),
     need("zlib1g-dev", "zlib.h"),
 ];
+
+/// What it takes to look at the machine code.
+pub const LINT: &[Need] = &[need("binutils", "objdump")];
+
+/// What it takes to build C for another processor.
+pub const CROSS: &[Need] = &[need("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc")];
+/// That processor's name in Rust.
+pub const CROSS_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// What it takes to plant bugs for the fuzz targets, and to test that they can be planted.
 pub const PLANTING: &[Need] = &[need("git", "git")];
@@ -102,6 +110,23 @@ pub fn available(needs: &[Need]) -> bool {
     let packages: Vec<_> = needs.iter().map(|need| need.package).collect();
     exists("apt-get")
         && Command::new("apt-get").args(["install", "-s", "-qq"]).args(packages).quietly().is_ok()
+}
+
+/// Adds the standard library for [`CROSS_TARGET`] to the toolchain.
+///
+/// # Errors
+/// The toolchain is not rustup's, or rustup cannot get it.
+pub fn cross_target(progress: Progress) -> Result<()> {
+    let query = ["--print", "target-libdir", "--target", CROSS_TARGET];
+    if Path::new(Command::new("rustc").args(query).text()?.trim()).exists() {
+        return Ok(());
+    }
+    ensure!(
+        exists("rustup"),
+        "the toolchain has no standard library for {CROSS_TARGET}, and is not rustup's"
+    );
+    progress.step(format!("adding the target {CROSS_TARGET}"));
+    Command::new("rustup").args(["target", "add", CROSS_TARGET]).quietly()
 }
 
 /// Installs the linker of LLVM bitcode into BPF, for the packages in [`EBPF`], into cargo's own folder.

@@ -26,6 +26,15 @@ impl Contender {
         all
     }
 
+    /// The engines of our own that can run here, and ring.
+    pub fn own_and_ring() -> Vec<Self> {
+        let mut all = Self::all();
+        all.retain(|contender| {
+            matches!(contender, Self::Engine(Engine::Avx512 | Engine::Avx2 | Engine::Ring))
+        });
+        all
+    }
+
     /// Its name in the table.
     pub fn name(&self) -> &'static str {
         match self {

@@ -160,6 +160,8 @@ fn secrets_stay_out_of_messages_and_debug_output() {
         "ListenPort = $PRIVATE",
         "Address = 10.0.0.1, $PRIVATE # astray",
         "[$PRIVATE]",
+        "Address = 19$PRIVATE",
+        "[x$PRIVATE]",
     ] {
         let errors =
             read(&filled(&format!("[Interface]\n{line}\n[Peer]\nPresharedKey = $PRIVATE!"))).unwrap_err();

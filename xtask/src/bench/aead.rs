@@ -1,5 +1,7 @@
 //! `cargo xtask bench aead`: what sealing and opening cost, beside other implementations. It needs no lab.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::Args;
 use serde::Deserialize;
@@ -21,6 +23,9 @@ pub struct Options {
     /// Bytes of a packet; repeatable [default: 64 to 1424, and IMIX]
     #[arg(long, value_name = "BYTES")]
     size: Vec<u16>,
+    /// Instead, look for batches that ring does faster, among all of 1 to 64 packets and many lengths and mixes
+    #[arg(long, conflicts_with_all = ["batch", "size", "json", "html"])]
+    grid: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -58,6 +63,9 @@ impl From<Row> for Figure {
 /// Something is missing and cannot be installed, it does not compile, or an engine computes wrong results.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
     prepare(progress)?;
+    if options.grid {
+        return Command::new(workspace::program("release", "bench")?).args(["aead", "--grid"]).visibly();
+    }
     let begun = Begun::now()?;
     let batch = options.batch.to_string();
     let sizes: Vec<_> = options.size.iter().map(u16::to_string).collect();

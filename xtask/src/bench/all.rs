@@ -6,9 +6,12 @@ use clap::Args;
 use super::figures::Results;
 use super::machine::Begun;
 use super::report::Output;
-use super::{aead, handshake, pipeline};
+use super::{aead, handshake, latency, line_rate, pipeline, stand, tcp};
 use crate::lab;
 use crate::progress::Progress;
+
+/// Rate of each slave for TCP, in Mbit/s: one that the machine carries three times.
+const SLAVE_MBPS: u32 = 300;
 
 /// Options of `cargo xtask bench all`.
 #[derive(Args, Clone, Debug)]
@@ -27,8 +30,9 @@ pub struct Options {
 ///
 /// # Errors
 /// It cannot be had here, or does not compile.
-pub fn prepare(progress: Progress) -> Result<()> {
+pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
     lab::prepare(progress)?;
+    stand::prepare(&stand::names(&[], options.quick), progress)?;
     handshake::prepare(progress)?;
     // The last to build the `bench` package, as it wants a feature of it.
     aead::prepare(progress)
@@ -61,7 +65,10 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
 /// A part's name and what it runs, quickly or not.
 type Part = (&'static str, fn(bool, Progress) -> Result<Results>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 6] = [
+    ("line-rate", |quick, progress| line_rate::run(&line_rate::Options::of(quick), progress)),
+    ("latency", |quick, progress| latency::run(&latency::Options::of(quick), progress)),
+    ("tcp", |quick, progress| tcp::run(&tcp::Options::of(quick, Some(SLAVE_MBPS)), progress)),
     ("pipeline", pipeline::measure),
     ("aead", |quick, progress| {
         aead::measure(if quick { &["--size", "64", "--size", "1424"] } else { &[] }, progress)

@@ -11,13 +11,15 @@ use serde::Serialize;
 
 use crate::lab::attack::{Flood, Newcomer, Range, Sent};
 use crate::lab::gateway::{Counters, Gateway};
-use crate::lab::generator::{self, Load};
+use crate::lab::generator::{Generator, Load};
 use crate::lab::{self, Lab, Wire, counters};
 use crate::progress::Progress;
 use crate::workspace;
 
 /// Percentage of the lossless rate that the tunnel is offered.
 const OFFERED: u64 = 90;
+/// Share of packets that is as good as nothing lost.
+const NO_LOSS: f64 = 0.001;
 /// Share of what the tunnel keeps under the flood to compare with, that it must keep under an attack.
 const KEPT: f64 = 0.8;
 /// Most KiB that the gateway's memory may grow by under a flood.
@@ -112,12 +114,13 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
         gateway.wait_tunnels(Duration::from_secs(15))?;
     }
     // Not on the core of the gateway that is flooded.
-    let load = Load { size: options.size, flows: 64, core: lab::Side::B.core() };
+    let size = options.size.to_string();
+    let load = Load { size: &size, core: lab::Side::B.core(), ..Load::SMALL };
     let offered_pps = if let Some(pps) = options.offer {
         pps
     } else {
         progress.step("searching the rate without loss");
-        generator::lossless(&bench, [&lab.b, &lab.a], load)?.pps * OFFERED / 100
+        Generator { program: &bench, ends: [&lab.b, &lab.a] }.rate(load, NO_LOSS)?.pps * OFFERED / 100
     };
     progress.step(format!("the tunnel is offered {offered_pps} packets/s of {} bytes", options.size));
 
@@ -149,7 +152,7 @@ struct Trial<'a> {
     lab: &'a Lab,
     range: &'a Range<'a>,
     bench: &'a Path,
-    load: Load,
+    load: Load<'a>,
     offered_pps: u64,
     options: &'a Options,
 }
@@ -174,7 +177,8 @@ impl Trial<'_> {
             let newcomer = scope.spawn(|| self.range.newcomer());
             let [from, to] = [&self.lab.b, &self.lab.a];
             let seconds = self.options.seconds;
-            let carried = generator::offer(self.bench, [from, to], self.load, self.offered_pps, seconds);
+            let load = Load { seconds: seconds.into(), ..self.load };
+            let carried = Generator { program: self.bench, ends: [from, to] }.offer(load, self.offered_pps);
             (newcomer.join().expect("no panic"), carried)
         });
         let sent = running.finish()?;

@@ -2,12 +2,17 @@
 
 mod aead;
 mod all;
+mod constant_time;
 pub mod figures;
 mod flood;
 mod handshake;
+mod latency;
+mod line_rate;
 mod machine;
 mod pipeline;
 mod report;
+mod stand;
+mod tcp;
 
 use std::fs;
 use std::process::Command;
@@ -20,16 +25,26 @@ use crate::command::Run as _;
 use crate::progress::Progress;
 use crate::{elevate, lab, workspace};
 use figures::{Figure, Results};
+use machine::Begun;
+use report::Output;
 
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// What encryption costs, beside other implementations
     Aead(aead::Options),
-    /// All of it, and one report: pipeline, AEAD, handshakes
+    /// All that measures speed, and one report
     All(all::Options),
+    /// Whether the time of encryption shows secrets, by dudect's method
+    ConstantTime(constant_time::Options),
     /// What a tunnel keeps under four floods of handshake messages, beside a flood to a port nobody owns
     Flood(flood::Options),
+    /// One-way latency at shares of each system's own highest rate, and at half of the best peer's
+    Latency(latency::Options),
+    /// TCP over three slaves, perhaps of a real cable's rate; and what idle systems cost
+    Tcp(tcp::Options),
+    /// The highest rates without loss and with little, overload, and what a packet costs: all systems in turns
+    LineRate(line_rate::Options),
     /// Handshakes per second of CPU time as a responder, beside wireguard-go and gotatun
     Handshake(handshake::Options),
     /// What the packet pipeline costs beside the AEAD, in memory
@@ -44,9 +59,10 @@ pub fn run(bench: &Bench) -> Result<()> {
     let progress = Progress::start();
     match bench {
         Bench::Aead(options) => aead::run(options, progress),
+        Bench::ConstantTime(options) => constant_time::run(options, progress),
         Bench::All(options) => {
             if !options.lab_only {
-                all::prepare(progress)?;
+                all::prepare(options, progress)?;
             }
             elevate::do_as_root(|| all::run(options, progress))
         }
@@ -55,6 +71,18 @@ pub fn run(bench: &Bench) -> Result<()> {
                 lab::prepare(progress)?;
             }
             elevate::do_as_root(|| flood::run(options, progress))
+        }
+        Bench::LineRate(options) => {
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || line_rate::run(options, progress))
+        }
+        Bench::Latency(options) => {
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || latency::run(options, progress))
+        }
+        Bench::Tcp(options) => {
+            let systems = (options.lab_only, &options.names()[..]);
+            in_lab(systems, &options.output, progress, || tcp::run(options, progress))
         }
         Bench::Handshake(options) => {
             if !options.lab_only {
@@ -65,6 +93,23 @@ pub fn run(bench: &Bench) -> Result<()> {
         }
         Bench::Pipeline(options) => pipeline::run(options, progress),
     }
+}
+
+/// Installs the systems, unless that is done, becomes root, measures them and shows what was found.
+fn in_lab(
+    (installed, systems): (bool, &[stand::Name]),
+    output: &Output,
+    progress: Progress,
+    measure: impl FnOnce() -> Result<Results>,
+) -> Result<()> {
+    if !installed {
+        lab::prepare(progress)?;
+        stand::prepare(systems, progress)?;
+    }
+    elevate::do_as_root(|| {
+        let begun = Begun::now()?;
+        output.show(begun, measure()?)
+    })
 }
 
 /// The figures that a measurement of the `bench` package writes with `--json`. What it prints is progress here.

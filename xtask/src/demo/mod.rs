@@ -8,7 +8,6 @@
 
 mod report;
 mod round;
-mod system;
 mod table;
 
 use std::path::PathBuf;
@@ -17,12 +16,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::command::Run as _;
+use crate::lab::peer::Implementation;
+use crate::lab::system::System;
 use crate::lab::{self, Lab};
 use crate::progress::Progress;
 use crate::{elevate, json};
 use report::Report;
 use round::Round;
-use system::System;
 
 /// Options of `cargo xtask demo`.
 #[derive(Args, Clone, Debug)]
@@ -77,7 +77,7 @@ fn run_in_lab(options: &Options, progress: Progress) -> Result<()> {
 
     let mut systems = vec![System::forwarder()?];
     if options.compare.is_some() {
-        systems.push(System::wireguard_go(progress)?);
+        systems.push(System::peer(Implementation::WireguardGo, 1, progress)?);
     }
     let mut rounds: Vec<Vec<Round>> = systems.iter().map(|_| Vec::new()).collect();
     for number in 1..=options.rounds {

@@ -7,20 +7,10 @@ use serde::Serialize;
 
 use super::round::Round;
 use super::table::Table;
+use crate::lab::system::Carried;
 
 /// A slave whose share is below this part of the fullest one's carries no traffic worth the name.
 const LEAST_SHARE: f64 = 0.01;
-
-/// Carried that a slave or a tunnel carried.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Carried {
-    /// Its name.
-    pub name: String,
-    /// Carried sent.
-    pub tx_bytes: u64,
-    /// Carried received.
-    pub rx_bytes: u64,
-}
 
 /// All figures, one object a system.
 #[derive(Clone, Debug, Serialize)]
@@ -157,20 +147,20 @@ fn total_drops(rounds: &[Round]) -> BTreeMap<String, u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::round::Udp;
     use super::*;
     use crate::lab::counters::Tcp;
-    use crate::lab::generator::Rate;
     use crate::lab::traffic::TcpRun;
 
     fn round() -> Round {
-        let rate = Rate { pps: 1000, sent: 1000, received: 1000, reordered: 1, generator_bound: false };
+        let rate = Udp { pps: 1000, reordered: 1, generator_bound: false };
         let way = |mbps| TcpRun { mbps, tcp: Tcp { segments: 100, retransmits: 1 } };
         let slave = |name: &str| Carried { name: name.to_owned(), tx_bytes: 1000, rx_bytes: 900 };
         Round {
             tcp: [way(400.0), way(600.0)],
             cpus: 1.5,
             udp46: rate,
-            udp1420: Rate { reordered: 0, ..rate },
+            udp1420: Udp { reordered: 0, ..rate },
             slaves: vec![slave("wan0"), slave("wan1")],
             tunnels: vec![slave("wg0")],
             drops: [("replayed".to_owned(), 2)].into(),
@@ -209,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_comparison_shows_ratios() {
-        let slow = Round { udp46: Rate { pps: 250, ..round().udp46 }, ..round() };
+        let slow = Round { udp46: Udp { pps: 250, ..round().udp46 }, ..round() };
         let table = Report::new(&[vec![round()], vec![slow]]).table();
         assert!(table.contains("4.00 x"), "{table}");
     }

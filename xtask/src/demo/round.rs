@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::report::Carried;
-use super::system::{Running, System};
 use crate::lab::counters::{self, Link};
 use crate::lab::eavesdrop::Eavesdropper;
-use crate::lab::generator::{self, Load, Rate};
+use crate::lab::generator::{Generator, Load};
+use crate::lab::system::{Carried, Running, System};
 use crate::lab::traffic::{self, TcpRun};
 use crate::lab::{Lab, Site};
 use crate::progress::{Progress, Stopwatch};
@@ -19,6 +18,8 @@ use crate::workspace;
 const TCP_FLOWS: u32 = 10;
 const UDP_FLOWS: u16 = 1024;
 const PINGS: u32 = 10;
+/// Greatest share of packets that may be lost.
+const LOSS: f64 = 0.005;
 
 /// What one system carried.
 #[derive(Clone, Debug)]
@@ -28,9 +29,9 @@ pub struct Round {
     /// CPUs that were busy meanwhile: 1.0 is one of them all the time.
     pub cpus: f64,
     /// UDP from A to B, inner IP length 46.
-    pub udp46: Rate,
+    pub udp46: Udp,
     /// UDP from B to A, inner IP length 1420.
-    pub udp1420: Rate,
+    pub udp1420: Udp,
     /// Site A's slaves, under UDP, whose flows are equal: TCP's are not.
     pub slaves: Vec<Carried>,
     /// Site A's tunnels, under UDP.
@@ -39,6 +40,17 @@ pub struct Round {
     pub drops: BTreeMap<String, u64>,
     /// Frames on the underlay that were not the tunnels'.
     pub clear_frames: u64,
+}
+
+/// The highest rate of UDP packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Udp {
+    /// Packets per second.
+    pub pps: u64,
+    /// Packets that arrived after a later one of their flow, in a trial at that rate.
+    pub reordered: u64,
+    /// The generator's own ceiling is too near for the rate to be the gateways'.
+    pub generator_bound: bool,
 }
 
 /// Starts `system` at both sites, measures it and stops it.
@@ -50,18 +62,18 @@ pub fn measure(
     progress: Progress,
 ) -> Result<Round> {
     let clear_before = ears.frames()?.len();
-    let dropped_before = interface_drops(lab)?;
+    let dropped_before = lab.interface_drops()?;
     let mut running = system.start(lab)?;
     ping(lab, progress)?;
     let (tcp, cpus) = tcp(lab, seconds, progress)?;
 
     let before = (slaves(lab)?, running.tunnels(lab)?);
-    let udp46 = udp([&lab.a, &lab.b], 46, progress)?;
-    let udp1420 = udp([&lab.b, &lab.a], 1420, progress)?;
+    let udp46 = udp([&lab.a, &lab.b], "46", progress)?;
+    let udp1420 = udp([&lab.b, &lab.a], "1420", progress)?;
     let slaves = since(slaves(lab)?, &before.0);
     let tunnels = since(running.tunnels(lab)?, &before.1);
 
-    let drops = drops(&mut running, interface_drops(lab)? - dropped_before)?;
+    let drops = drops(&mut running, lab.interface_drops()? - dropped_before)?;
     drop(running);
     thread::sleep(Duration::from_millis(100)); // what was sent last is still on its way to the listeners
     let clear_frames = (ears.frames()?.len() - clear_before) as u64;
@@ -93,17 +105,19 @@ fn tcp_one_way(lab: &Lab, [from, to]: [&Site; 2], seconds: u32, progress: Progre
     Ok(run)
 }
 
-fn udp([from, to]: [&Site; 2], size: u16, progress: Progress) -> Result<Rate> {
+fn udp([from, to]: [&Site; 2], size: &str, progress: Progress) -> Result<Udp> {
     // The receiving gateway's core: it has less to do than the one that seals.
-    let load = Load { size, flows: UDP_FLOWS, core: to.side.core() };
-    let rate = generator::rate(&workspace::program("release", "bench")?, [from, to], load)?;
+    let load = Load { size, flows: UDP_FLOWS, core: to.side.core(), ..Load::SMALL };
+    let program = workspace::program("release", "bench")?;
+    let rate = Generator { program: &program, ends: [from, to] }.rate(load, LOSS)?;
     let (from, to) = (from.side.letter(), to.side.letter());
     let bound = if rate.generator_bound { " (generator-bound)" } else { "" };
     progress.step(format!(
         "  UDP {from} to {to}, {size} bytes, {UDP_FLOWS} flows: {} packets/s{bound}",
         rate.pps
     ));
-    Ok(rate)
+    let reordered = rate.trial.map_or(0, |trial| trial.reordered);
+    Ok(Udp { pps: rate.pps, reordered, generator_bound: rate.generator_bound })
 }
 
 fn slaves(lab: &Lab) -> Result<Vec<Carried>> {
@@ -123,17 +137,6 @@ fn since(now: Vec<Carried>, before: &[Carried]) -> Vec<Carried> {
             rx_bytes: now.rx_bytes - before.rx_bytes,
         })
         .collect()
-}
-
-/// Frames that the gateways' interfaces dropped, by the kernel's account.
-fn interface_drops(lab: &Lab) -> Result<u64> {
-    let mut dropped = 0;
-    for site in lab.sites() {
-        for port in site.ports(lab.options) {
-            dropped += counters::link(&site.gateway, &port)?.dropped;
-        }
-    }
-    Ok(dropped)
 }
 
 fn drops(running: &mut Running, interface: u64) -> Result<BTreeMap<String, u64>> {

@@ -22,7 +22,9 @@ pub mod generator;
 
 pub mod netns;
 pub mod peer;
+pub mod shaper;
 pub mod site;
+pub mod system;
 pub mod traffic;
 pub mod wireguard_go;
 
@@ -151,6 +153,20 @@ impl Lab {
             }
         }
         Ok(())
+    }
+
+    /// Frames that the gateways' interfaces have dropped so far, by the kernel's account.
+    ///
+    /// # Errors
+    /// An interface is gone.
+    pub fn interface_drops(&self) -> Result<u64> {
+        let mut dropped = 0;
+        for site in self.sites() {
+            for port in site.ports(self.options) {
+                dropped += counters::link(&site.gateway, &port)?.dropped;
+            }
+        }
+        Ok(dropped)
     }
 
     /// Starts watching every underlay cable for frames that are not the tunnels'.

@@ -114,7 +114,7 @@ impl Program {
         let daemon = site.gateway.spawn(&mut command, &log)?;
         let mut peer = Peer { daemon, interface, keep: false };
         peer.wait_ready().with_context(|| format!("{name} does not start"))?;
-        peer.configure(site, index)?;
+        configure(site, &peer.interface, index)?;
         Ok(peer)
     }
 }
@@ -147,26 +147,6 @@ impl Peer {
         ensure!(ready, "it has not made {}", socket.display());
         Ok(())
     }
-
-    fn configure(&self, site: &Site, index: u8) -> Result<()> {
-        let file = fs::read_to_string(site.tunnels.join(format!("wg{index}.conf")))?;
-        // `wg` knows nothing of the keys that wg-quick adds; the lab's files have one.
-        let stripped: Vec<_> = file.lines().filter(|line| !line.starts_with("Address")).collect();
-        let path = site.tunnels.with_extension(format!("{}.setconf", self.interface));
-        fs::write(&path, stripped.join("\n") + "\n")?;
-        site.gateway.run(&format!("wg setconf {} {}", self.interface, path.display()))?;
-
-        let far = if site.side == Side::A { Side::B } else { Side::A };
-        let dev = &self.interface;
-        site.gateway.ip(&format!("addr add {}/32 dev {dev}", address::tunnel(site.side, index)))?;
-        site.gateway.ip(&format!("link set {dev} mtu 1420 up"))?;
-        site.gateway.ip(&format!("route add {}/32 dev {dev}", address::tunnel(far, index)))?;
-        for prefix in address::lan_prefixes(far) {
-            // Behind the route of another tunnel there may already be.
-            site.gateway.ip(&format!("route append {prefix} dev {dev}"))?;
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Peer {
@@ -179,8 +159,28 @@ impl Drop for Peer {
     }
 }
 
+/// Gives a tunnel's interface the configuration of that index, and brings it up as wg-quick would.
+pub(super) fn configure(site: &Site, interface: &str, index: u8) -> Result<()> {
+    let file = fs::read_to_string(site.tunnels.join(format!("wg{index}.conf")))?;
+    // `wg` knows nothing of the keys that wg-quick adds; the lab's files have one.
+    let stripped: Vec<_> = file.lines().filter(|line| !line.starts_with("Address")).collect();
+    let path = site.tunnels.with_extension(format!("{interface}.setconf"));
+    fs::write(&path, stripped.join("\n") + "\n")?;
+    site.gateway.run(&format!("wg setconf {interface} {}", path.display()))?;
+
+    let far = if site.side == Side::A { Side::B } else { Side::A };
+    site.gateway.ip(&format!("addr add {}/32 dev {interface}", address::tunnel(site.side, index)))?;
+    site.gateway.ip(&format!("link set {interface} mtu 1420 up"))?;
+    site.gateway.ip(&format!("route add {}/32 dev {interface}", address::tunnel(far, index)))?;
+    for prefix in address::lan_prefixes(far) {
+        // Behind the route of another tunnel there may already be.
+        site.gateway.ip(&format!("route append {prefix} dev {interface}"))?;
+    }
+    Ok(())
+}
+
 /// The name of a peer's interface, in a gateway's namespace.
-fn interface(gateway: &str, index: u8) -> String {
+pub(super) fn interface(gateway: &str, index: u8) -> String {
     format!("wg{index}{}", gateway.trim_start_matches(super::PREFIX).replace('-', ""))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A test that this machine cannot run is reported as not run, with the reason, never as passed.
 
+mod disassembly;
 pub mod matrix;
 mod not_run;
 mod steps;
@@ -54,7 +55,7 @@ enum Outcome {
 pub fn run(options: Options) -> Result<ExitCode> {
     let progress = Progress::start();
     elevate::check()?;
-    for needs in [install::BUILD, install::PLANTING, install::LAB] {
+    for needs in [install::BUILD, install::LINT, install::PLANTING, install::LAB] {
         install::install(progress, needs)?;
     }
 

@@ -12,15 +12,17 @@ use serde::Deserialize;
 
 use super::matrix::{KERNEL, Matrix};
 use super::not_run::Listener;
-use super::{LONG, Options, Outcome, Tally};
+use super::{LONG, Options, Outcome, Tally, disassembly};
 use crate::command::{Run as _, exists};
-use crate::install::{self, EBPF};
+use crate::install::{self, CROSS, EBPF};
 use crate::lab::peer::Implementation;
 use crate::progress::Progress;
 use crate::{elevate, lab_kernel, uml, workspace};
 
 /// `build-ebpf` ends with this when no toolchain here can build for BPF.
 const NO_EBPF_TOOLCHAIN: i32 = 2;
+
+const NO_CLIPPY: &str = "clippy is missing: rustup component add clippy";
 
 /// The tests that meet other implementations.
 const INTEROP: [&str; 2] = ["interop", "lab"];
@@ -44,9 +46,11 @@ pub fn all(progress: Progress, options: Options, matrix: &Rc<Matrix>) -> Result<
     let mut steps = vec![
         step("formatting", formatting),
         step("clippy", clippy),
+        step("clippy for aarch64", move || other_processor(progress)),
         step("unit and integration tests", workspace_tests),
         step("every order of threads (loom)", thread_models),
         step("documentation", documentation),
+        step("machine code of the AEAD engines", machine_code),
         step("XDP object is what its sources give", move || ebpf_object(progress)),
     ];
     for target in kernel_test_targets()? {
@@ -80,8 +84,8 @@ fn formatting() -> Result<Outcome> {
 }
 
 fn clippy() -> Result<Outcome> {
-    if workspace::cargo().args(["clippy", "--version"]).quietly().is_err() {
-        return Ok(Outcome::NotRun("clippy is missing: rustup component add clippy".to_owned()));
+    if !has_clippy() {
+        return Ok(Outcome::NotRun(NO_CLIPPY.to_owned()));
     }
     let lint = |what: &[&str]| {
         let options = ["--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
@@ -91,6 +95,29 @@ fn clippy() -> Result<Outcome> {
         Outcome::Ran(tally) if tally.failed == 0 => lint(&["-p", "forwarder", "--features", KEYLOG]),
         failed => Ok(failed),
     }
+}
+
+fn has_clippy() -> bool {
+    workspace::cargo().args(["clippy", "--version"]).quietly().is_ok()
+}
+
+/// A processor for which there are no vector engines. It cannot be run here, but what is built is checked.
+fn other_processor(progress: Progress) -> Result<Outcome> {
+    let not_run = |reason: &str| Ok(Outcome::NotRun(reason.to_owned()));
+    if !has_clippy() {
+        return not_run(NO_CLIPPY);
+    }
+    if !install::missing(CROSS).is_empty() {
+        if !install::available(CROSS) {
+            return not_run("no C compiler for aarch64: gcc-aarch64-linux-gnu is missing");
+        }
+        install::install(progress, CROSS)?;
+    }
+    if let Err(error) = install::cross_target(progress) {
+        return not_run(&format!("{error:#}"));
+    }
+    let what = ["-p", "forwarder", "--target", install::CROSS_TARGET];
+    check(workspace::cargo().arg("clippy").args(what).args(["--locked", "--quiet", "--", "-D", "warnings"]))
 }
 
 /// All that needs no kernel feature and no privilege.
@@ -138,6 +165,18 @@ fn documentation() -> Result<Outcome> {
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings");
     check(&mut command)
+}
+
+/// The engines as they are shipped.
+fn machine_code() -> Result<Outcome> {
+    workspace::build_release(&["forwarder"])?;
+    let mut objdump = Command::new("objdump");
+    objdump.args(["--disassemble", "--demangle", "--no-show-raw-insn"]);
+    let findings = disassembly::findings(&objdump.arg(workspace::program("release", "forwarder")?).text()?);
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    Ok(Outcome::Ran(if findings.is_empty() { Tally::SUCCESS } else { Tally::FAILURE }))
 }
 
 /// Rebuilds the XDP program and compares, with the toolchain of this machine or one that it can install.

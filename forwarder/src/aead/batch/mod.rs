@@ -1,6 +1,6 @@
 //! Whole batches at once, in vector lanes.
 //!
-//! A batch becomes a list of [`Packet`]s, sorted by length; a [`Kernel`] encrypts up to [`GROUP`] of
+//! A batch becomes a list of [`Packet`]s, sorted by length; a [`Kernel`] encrypts some of
 //! them and computes their tags. A single packet would leave most lanes empty, so ring takes it.
 //!
 //! Pointers, not slices: seal authenticates what it has just written, by lanes that belong to any packet.
@@ -24,18 +24,25 @@ use subtle::ConstantTimeEq;
 use super::{Open, Seal, TAG_LEN, single};
 use plan::Packet;
 
-/// Packets of a kernel's call: their texts fit into a first-level cache.
+/// Packets of a kernel's call, unless it says otherwise: their texts fit into a first-level cache.
 pub const GROUP: usize = 16;
+
+/// The most that a kernel takes.
+const MOST: usize = 32;
 
 /// Packets that are sorted together.
 const BATCH: usize = 64;
 
-/// Encrypts or decrypts the texts of up to [`GROUP`] packets, and computes their tags.
+/// Encrypts or decrypts the texts of some packets, and computes their tags.
 ///
 /// A value is the promise that the processor can do it.
 #[derive(Clone, Copy)]
 pub struct Kernel {
     run: unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]),
+    /// Packets of a call, at most [`MOST`].
+    group: usize,
+    /// Ring may do fewer packets than these faster.
+    few: usize,
     /// Cycles for these packets, sorted by length.
     cost: fn(&[Packet]) -> usize,
 }
@@ -57,7 +64,7 @@ pub fn avx512() -> Option<Kernel> {
         && is_x86_feature_detected!("avx512ifma")
         && is_x86_feature_detected!("bmi2")
     {
-        return Some(Kernel { run: avx512::run, cost: avx512::cost });
+        return Some(Kernel { run: avx512::run, group: avx512::GROUP, few: 8, cost: avx512::cost });
     }
     None
 }
@@ -66,7 +73,7 @@ pub fn avx512() -> Option<Kernel> {
 pub fn avx2() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-        return Some(Kernel { run: avx2::run, cost: avx2::cost });
+        return Some(Kernel { run: avx2::run, group: GROUP, few: usize::MAX, cost: avx2::cost });
     }
     None
 }
@@ -146,16 +153,18 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
 #[inline]
 unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, Option<&[u8; TAG_LEN]>)) {
     // Lanes of a group end together when its packets are about as long.
-    packets.sort_unstable_by_key(|packet| packet.len);
-    let groups = packets.len().div_ceil(GROUP).max(1);
+    if !packets.is_sorted_by_key(|packet| packet.len) {
+        packets.sort_unstable_by_key(|packet| packet.len);
+    }
+    let groups = packets.len().div_ceil(kernel.group).max(1);
     for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
-        if cost_of_ring(group) < (kernel.cost)(group) {
+        if group.len() < kernel.few && cost_of_ring(group) < (kernel.cost)(group) {
             for packet in group {
                 done(packet, None);
             }
             continue;
         }
-        let mut tags = [[0; TAG_LEN]; GROUP];
+        let mut tags = [[0; TAG_LEN]; MOST];
         let tags = &mut tags[..group.len()];
         // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
         unsafe { (kernel.run)(group, tags) };

@@ -16,7 +16,7 @@ type Message = ([u8; 32], Vec<u8>);
 /// Those that the processor can run.
 fn kernels() -> impl Iterator<Item = (&'static str, Tags)> {
     let kernels: [(_, _, Tags); 2] =
-        [("avx512", avx512(), avx512::poly::tags), ("avx2", avx2(), avx2::poly::tags)];
+        [("avx512", avx512(), avx512::tags_of), ("avx2", avx2(), avx2::poly::tags)];
     kernels.into_iter().filter_map(|(name, kernel, tags)| kernel.map(|_| (name, tags)))
 }
 

@@ -1,119 +1,145 @@
-//! Poly1305 (RFC 8439, section 2.5) on the scalar units, two packets at a time: one alone would wait for
-//! its own multiplications.
+//! Poly1305 (RFC 8439, section 2.5) on the scalar units.
 //!
 //! Numbers are three words in radix 2^64. Nothing branches on them.
 
+#[cfg(test)]
 use super::super::GROUP;
+#[cfg(test)]
 use super::super::plan::Packet;
+#[cfg(test)]
+use super::{sets::Front, weave::Weave};
 
 /// Bytes of a block.
-const BLOCK: usize = 16;
+pub const BLOCK: usize = 16;
 
 /// One packet's accumulator and multiplier.
 #[derive(Clone, Copy)]
-struct Mac {
+pub struct Mac {
     /// 130 bits and a little: the upper word stays below 8.
-    h: [u64; 3],
-    r: [u64; 2],
-    /// `5/4 r1`, for what comes out above 2^130. `r1` is a multiple of 4.
-    s: u64,
+    pub h: [u64; 3],
+    /// The multiplier, and `5/4` of its upper word, for what comes out above 2^130. That word is a multiple of 4.
+    pub r: [u64; 3],
 }
 
 /// Computes the tags of at most [`GROUP`] packets. `keys` has the first block of each.
 ///
 /// # Safety
 /// The processor has BMI2. The ciphertexts can be read.
+#[cfg(test)]
 #[target_feature(enable = "avx2,bmi2")]
 pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    for ((packets, keys), tags) in packets.chunks(2).zip(keys.chunks(2)).zip(tags.chunks_mut(2)) {
-        match (packets, tags) {
-            ([a, b], [tag_a, tag_b]) => {
-                let (mut x, mut y) = (Mac::new(&keys[0]), Mac::new(&keys[1]));
-                let both = (a.len / BLOCK).min(b.len / BLOCK);
-                for i in 0..both {
-                    // SAFETY: both have that many blocks.
-                    unsafe {
-                        x.block(read(a.ciphertext, i));
-                        y.block(read(b.ciphertext, i));
-                    }
-                }
-                // SAFETY: as above.
-                unsafe {
-                    *tag_a = x.finish(a, both, &keys[0]);
-                    *tag_b = y.finish(b, both, &keys[1]);
-                }
-            }
-            // SAFETY: as above.
-            ([a], [tag]) => unsafe { *tag = Mac::new(&keys[0]).finish(a, 0, &keys[0]) },
-            _ => {}
-        }
+    let keys = keys.map(|[a, b, c, d, ..]| [a, b, c, d]);
+    let mut weave = Weave::new(packets, keys.as_ptr(), tags.as_mut_ptr());
+    // SAFETY: the caller's promise; everything is encrypted.
+    unsafe {
+        weave.release(Front { number: packets.len(), block: 0 });
+        weave.finish();
     }
 }
 
-/// Block `i` of a text.
+/// `(h + text + 2^128) r`, partly reduced modulo 2^130 - 5.
+///
+/// A compiler takes half as many instructions again, which the rounds it is woven into have no room for.
 ///
 /// # Safety
-/// It can be read.
-#[target_feature(enable = "avx2,bmi2")]
-#[inline]
-unsafe fn read(text: *const u8, i: usize) -> u128 {
-    // SAFETY: the caller's promise.
-    u128::from_le_bytes(unsafe { text.add(i * BLOCK).cast::<[u8; BLOCK]>().read() })
+/// The processor has BMI2. The block and the multiplier can be read.
+#[inline(always)]
+pub unsafe fn block(h: [u64; 3], r: *const [u64; 3], text: *const u8) -> [u64; 3] {
+    let [mut h0, mut h1, mut h2] = h;
+    // SAFETY: reads the text and the multiplier, and changes nothing but what it names.
+    unsafe {
+        std::arch::asm!(
+            "add rdx, [{t}]",
+            "adc {h1}, [{t} + 8]",
+            "adc {h2}, 1",
+            "mulx {d0h}, {d0l}, [{r}]",
+            "mulx {d1h}, {d1l}, [{r} + 8]",
+            "mov rdx, {h1}",
+            "mulx {c}, {h1}, [{r}]",
+            "add {h1}, {d1l}",
+            "adc {d1h}, {c}",
+            "mulx {c}, rdx, [{r} + 16]",
+            "add rdx, {d0l}",
+            "adc {d0h}, {c}",
+            "mov {c}, {h2}",
+            "imul {c}, [{r} + 16]",
+            "imul {h2}, [{r}]",
+            "add {h1}, {c}",
+            "adc {h2}, {d1h}",
+            "add {h1}, {d0h}",
+            "adc {h2}, 0",
+            // 2^130 is 5.
+            "mov {c}, {h2}",
+            "and {h2}, 3",
+            "shr {c}, 2",
+            "lea {c}, [{c} + 4*{c}]",
+            "add rdx, {c}",
+            "adc {h1}, 0",
+            "adc {h2}, 0",
+            t = in(reg) text,
+            r = in(reg) r,
+            inout("rdx") h0,
+            h1 = inout(reg) h1,
+            h2 = inout(reg) h2,
+            d0l = out(reg) _,
+            d0h = out(reg) _,
+            d1l = out(reg) _,
+            d1h = out(reg) _,
+            c = out(reg) _,
+            options(nostack, readonly),
+        );
+    }
+    [h0, h1, h2]
 }
 
 impl Mac {
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
-    fn new(key: &[u64; 8]) -> Self {
-        let r = [key[0] & 0x0fff_fffc_0fff_ffff, key[1] & 0x0fff_fffc_0fff_fffc];
-        Self { h: [0; 3], r, s: r[1] + (r[1] >> 2) }
+    /// Of no packet.
+    pub const IDLE: Self = Self { h: [0; 3], r: [0; 3] };
+
+    #[inline(always)]
+    pub fn new(key: &[u64; 4]) -> Self {
+        let [r0, r1] = [key[0] & 0x0fff_fffc_0fff_ffff, key[1] & 0x0fff_fffc_0fff_fffc];
+        Self { h: [0; 3], r: [r0, r1, r1.wrapping_add(r1 >> 2)] }
     }
 
-    /// `h = (h + text + 2^128) r`, partly reduced modulo 2^130 - 5.
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
-    fn block(&mut self, text: u128) {
-        let wide = |a: u64, b: u64| u128::from(a).wrapping_mul(u128::from(b));
-        let (Self { h: [h0, h1, h2], r: [r0, r1], s }, low, high) = (*self, text as u64, (text >> 64) as u64);
-        let (h0, carry) = h0.overflowing_add(low);
-        let (h1, carry) = h1.carrying_add(high, carry);
-        let h2 = h2.wrapping_add(1).wrapping_add(u64::from(carry));
-        let d0 = wide(h0, r0).wrapping_add(wide(h1, s));
-        let d1 = wide(h0, r1).wrapping_add(wide(h1, r0)).wrapping_add(u128::from(h2.wrapping_mul(s)));
-        let d1 = d1.wrapping_add(d0 >> 64);
-        let d2 = h2.wrapping_mul(r0).wrapping_add((d1 >> 64) as u64);
-        // 2^130 is 5: four times the part above it is there already.
-        let (h0, carry) = (d0 as u64).overflowing_add((d2 & !3).wrapping_add(d2 >> 2));
-        let (h1, carry) = (d1 as u64).overflowing_add(u64::from(carry));
-        self.h = [h0, h1, (d2 & 3).wrapping_add(u64::from(carry))];
-    }
-
-    /// Authenticates all blocks from `first` on, the last part and the lengths. The accumulator modulo
-    /// 2^130 - 5, and the second half of the key, are the tag.
+    /// Authenticates a block.
     ///
     /// # Safety
-    /// The ciphertext can be read.
-    #[target_feature(enable = "avx2,bmi2")]
-    #[inline]
-    unsafe fn finish(mut self, packet: &Packet, first: usize, key: &[u64; 8]) -> [u8; 16] {
-        let whole = packet.len / BLOCK;
-        for i in first..whole {
-            // SAFETY: there are that many blocks.
-            self.block(unsafe { read(packet.ciphertext, i) });
-        }
-        let rest = packet.len % BLOCK;
-        if rest > 0 {
-            let mut last = [0; BLOCK];
-            // SAFETY: the text goes on that far.
-            unsafe { packet.ciphertext.add(whole * BLOCK).copy_to_nonoverlapping(last.as_mut_ptr(), rest) };
-            self.block(u128::from_le_bytes(last));
+    /// As for [`block`].
+    #[inline(always)]
+    pub unsafe fn block(&mut self, text: *const u8) {
+        // SAFETY: the caller's promise.
+        self.h = unsafe { block(self.h, &raw const self.r, text) };
+    }
+
+    /// Authenticates what follows the last whole block, and the lengths. The accumulator modulo 2^130 - 5, and
+    /// the second half of the key, are the tag.
+    ///
+    /// # Safety
+    /// The processor has BMI2. The whole text can be read, up to that part and with it.
+    #[inline(always)]
+    pub unsafe fn finish(mut self, len: usize, rest: *const u8, key: &[u64; 4]) -> [u8; 16] {
+        let (whole, rest_len) = (len / BLOCK, len % BLOCK);
+        if rest_len > 0 {
+            // SAFETY: the text goes on that far, and began that far before.
+            unsafe {
+                let last = if whole > 0 {
+                    let last =
+                        rest.wrapping_add(rest_len).wrapping_sub(BLOCK).cast::<u128>().read_unaligned();
+                    last.to_le() >> (8 * (BLOCK - rest_len))
+                } else {
+                    (0..rest_len).fold(0, |last, i| last | u128::from(rest.add(i).read()) << (8 * i))
+                };
+                self.block(last.to_le_bytes().as_ptr());
+            }
         }
         // The associated data is empty: its length, the lower half, is 0.
-        self.block((packet.len as u128) << 64);
+        // SAFETY: as above.
+        unsafe { self.block([0, len as u64].as_ptr().cast()) };
         let [h0, h1, h2] = self.h;
         let h = u128::from(h1) << 64 | u128::from(h0);
         let (less, carry) = h.overflowing_add(5);
-        let reduce = 0_u128.wrapping_sub(u128::from((h2 + u64::from(carry)) >> 2));
+        let reduce = 0_u128.wrapping_sub(u128::from(h2.wrapping_add(u64::from(carry)) >> 2));
         let h = (less & reduce) | (h & !reduce);
         h.wrapping_add(u128::from(key[3]) << 64 | u128::from(key[2])).to_le_bytes()
     }
@@ -129,23 +155,12 @@ mod tests {
         if super::super::super::avx2().is_none() {
             return;
         }
-        let text = [0; 0];
-        let empty = Packet {
-            job: 0,
-            key: &[0; 32],
-            nonce: 0,
-            source: text.as_ptr(),
-            source_len: 0,
-            destination: std::ptr::null_mut(),
-            len: 0,
-            ciphertext: text.as_ptr(),
-        };
-        let key = [0, 0, u64::MAX, 7, 0, 0, 0, 0];
+        let key = [0, 0, u64::MAX, 7];
         for i in 0..5_u64 {
             // The lengths' block adds 2^128, which makes it the modulus and i.
-            let mac = Mac { h: [u64::MAX - 4 + i, u64::MAX, 2], r: [1, 0], s: 0 };
+            let mac = Mac { h: [u64::MAX - 4 + i, u64::MAX, 2], r: [1, 0, 0] };
             // SAFETY: the processor has the features; there is no text to read.
-            let tag = unsafe { mac.finish(&empty, 0, &key) };
+            let tag = unsafe { mac.finish(0, std::ptr::null(), &key) };
             assert_eq!(u128::from_le_bytes(tag), u128::from(i) + (7 << 64 | u128::from(u64::MAX)));
         }
     }
@@ -157,14 +172,14 @@ mod tests {
             return;
         }
         // 5 * 2^128 is 2^128 + 5.
-        let mut mac = Mac { h: [u64::MAX - 1, u64::MAX, 4], r: [1, 0], s: 0 };
+        let mut mac = Mac { h: [u64::MAX - 1, u64::MAX, 4], r: [1, 0, 0] };
         // SAFETY: the processor has the features.
-        unsafe { mac.block(0) };
+        unsafe { mac.block([0_u64, 0].as_ptr().cast()) };
         assert_eq!(mac.h, [3, 0, 2]);
         // The same in the sum with the text.
-        let mut mac = Mac { h: [u64::MAX, u64::MAX, 1], r: [1, 0], s: 0 };
+        let mut mac = Mac { h: [u64::MAX, u64::MAX, 1], r: [1, 0, 0] };
         // SAFETY: as above.
-        unsafe { mac.block(4) };
+        unsafe { mac.block([4_u64, 0].as_ptr().cast()) };
         assert_eq!(mac.h, [3, 0, 3]);
     }
 }

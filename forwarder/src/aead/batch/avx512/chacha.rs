@@ -5,89 +5,83 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::{BLOCK, Lanes, Run};
-
-/// Blocks of a set.
-pub const LANES: usize = 16;
-
-/// What a set of blocks starts from, but the constants.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Start {
-    key: [__m512i; 8],
-    counter: __m512i,
-    nonce: [__m512i; 2],
-}
+use super::super::plan::{BLOCK, Packet};
+use super::GROUP;
+use super::keys::Keys;
+use super::lanes::{Key, LANES, Set, Start, Walk};
+use super::table::Table;
 
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
-/// Encrypts one or two sets of blocks.
+/// Two sets at most, which go through the rounds together.
+struct Pass {
+    starts: [MaybeUninit<Start>; 2],
+    keys: [MaybeUninit<Key>; 2],
+    sets: [Option<Set>; 2],
+}
+
+/// Encrypts the texts of all packets, and takes the one-time keys from their first blocks.
 ///
 /// # Safety
 /// The processor has the features. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
-pub unsafe fn pass(sets: &[Lanes<LANES>]) {
-    let mut starts = MaybeUninit::<[Start; 2]>::uninit();
-    let mut ends = MaybeUninit::<[[__m512i; 16]; 2]>::uninit();
-    let (starts, ends) = (starts.as_mut_ptr().cast::<Start>(), ends.as_mut_ptr().cast::<[__m512i; 16]>());
-    // SAFETY: there are one or two sets; starts are written before they are read, and so are ends.
+pub unsafe fn encrypt(packets: &[Packet], table: &Table, keys: &mut Keys) {
+    let (mut now, mut next) = (&mut Pass::new(), &mut Pass::new());
+    // SAFETY: the caller's promise.
     unsafe {
-        for (i, set) in sets.iter().enumerate() {
-            starts.add(i).write(start(set));
-        }
-        if sets.len() == 2 {
-            wide(starts, ends);
-        } else {
-            ends.write(narrow(&*starts));
-        }
-        for (i, set) in sets.iter().enumerate() {
-            output(set, &*ends.add(i));
+        let walk = &mut Walk::new(packets, table);
+        now.fill(walk);
+        while now.sets[0].is_some() {
+            // Early, so that the rounds do not wait for what is still being written.
+            next.fill(walk);
+            now.run(packets, table, keys);
+            (now, next) = (next, now);
         }
     }
 }
 
-/// Where a set starts.
-///
-/// # Safety
-/// There is a run, and keys can be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
-#[inline]
-unsafe fn start(runs: &Lanes<LANES>) -> Start {
-    let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let run = &runs[0];
-    // SAFETY: the caller's promise.
-    let word = |run: &Run, i| unsafe { run.key.cast::<i32>().add(i).read_unaligned() };
-    let mut start = Start {
-        key: [
-            _mm512_set1_epi32(word(run, 0)),
-            _mm512_set1_epi32(word(run, 1)),
-            _mm512_set1_epi32(word(run, 2)),
-            _mm512_set1_epi32(word(run, 3)),
-            _mm512_set1_epi32(word(run, 4)),
-            _mm512_set1_epi32(word(run, 5)),
-            _mm512_set1_epi32(word(run, 6)),
-            _mm512_set1_epi32(word(run, 7)),
-        ],
-        counter: _mm512_add_epi32(_mm512_set1_epi32(run.block.cast_signed()), iota),
-        nonce: [_mm512_set1_epi32(run.nonce as i32), _mm512_set1_epi32((run.nonce >> 32) as i32)],
-    };
-    for next in &runs[1..] {
-        // The lanes of this run and all later ones.
-        let mask = (u16::MAX) << next.lane;
-        let block = _mm512_set1_epi32(next.block.wrapping_sub(next.lane).cast_signed());
-        start.counter = _mm512_mask_add_epi32(start.counter, mask, block, iota);
-        start.nonce[0] = _mm512_mask_set1_epi32(start.nonce[0], mask, next.nonce as i32);
-        start.nonce[1] = _mm512_mask_set1_epi32(start.nonce[1], mask, (next.nonce >> 32) as i32);
+impl Pass {
+    const fn new() -> Self {
+        let (starts, keys) = ([const { MaybeUninit::uninit() }; 2], [const { MaybeUninit::uninit() }; 2]);
+        Self { starts, keys, sets: [None; 2] }
     }
-    if runs[1..].iter().any(|next| next.key != run.key) {
-        for next in &runs[1..] {
-            let mask = (u16::MAX) << next.lane;
-            for i in 0..8 {
-                start.key[i] = _mm512_mask_set1_epi32(start.key[i], mask, word(next, i));
+
+    /// Takes the next sets.
+    ///
+    /// # Safety
+    /// As above.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
+    #[inline]
+    unsafe fn fill(&mut self, walk: &mut Walk<'_>) {
+        for ((start, keys), set) in self.starts.iter_mut().zip(&mut self.keys).zip(&mut self.sets) {
+            // SAFETY: the caller's promise.
+            *set = unsafe { walk.next(keys) }.map(|(set, at)| {
+                start.write(at);
+                set
+            });
+        }
+    }
+
+    /// # Safety
+    /// As above, and there is a set.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
+    #[inline]
+    unsafe fn run(&self, packets: &[Packet], table: &Table, keys: &mut Keys) {
+        let ([a, b], [Some(set_a), set_b]) = (&self.starts, self.sets) else { return };
+        let mut second = MaybeUninit::<[__m512i; 16]>::uninit();
+        // SAFETY: sets have their starts; the second words are there if the second set is.
+        unsafe {
+            let first = if set_b.is_some() {
+                wide(a.assume_init_ref(), b.assume_init_ref(), second.as_mut_ptr().cast())
+            } else {
+                narrow(a.assume_init_ref())
+            };
+            output::<0>(packets, table, set_a, &first, keys);
+            if let Some(set_b) = set_b {
+                output::<1>(packets, table, set_b, second.assume_init_ref(), keys);
             }
         }
     }
-    start
 }
 
 macro_rules! quarters {
@@ -100,11 +94,15 @@ macro_rules! quarters {
 }
 
 /// The rounds of one set.
+///
+/// # Safety
+/// The key can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
-fn narrow(start: &Start) -> [__m512i; 16] {
+unsafe fn narrow(start: &Start) -> [__m512i; 16] {
     let c = CONSTANTS.map(|word| _mm512_set1_epi32(word.cast_signed()));
-    let k = &start.key;
+    // SAFETY: the caller's promise.
+    let k = unsafe { &*start.key };
     let ([mut x0, mut x1, mut x2, mut x3], [mut x4, mut x5, mut x6, mut x7, mut x8, mut x9, mut xa, mut xb]) =
         (c, *k);
     let (mut xc, mut xd, [mut xe, mut xf]) = (start.counter, _mm512_setzero_si512(), start.nonce);
@@ -143,14 +141,20 @@ macro_rules! rotate {
     ([$($x:literal)*] $by:literal) => { concat!($("vprold zmm", $x, ", zmm", $x, ", ", $by, "\n"),*) };
 }
 
-/// Four quarter rounds of each set.
+/// Of some columns: `a += b; d ^= a; d <<<= by`.
+macro_rules! step {
+    ($by:literal $([$a:tt $b:tt $d:tt])*) => {
+        concat!($(each!("vpaddd" $a $b), each!("vpxord" $d $a), rotate!($d $by)),*)
+    };
+}
+
+/// Quarter rounds of some columns, two and two: so, rotations, which two of the four vector units do,
+/// meet with additions.
 macro_rules! half_round {
-    ($a:tt $b:tt $c:tt $d:tt) => {
+    ($([$a:tt $b:tt $c:tt $d:tt])*) => {
         concat!(
-            each!("vpaddd" $a $b), each!("vpxord" $d $a), rotate!($d 16),
-            each!("vpaddd" $c $d), each!("vpxord" $b $c), rotate!($b 12),
-            each!("vpaddd" $a $b), each!("vpxord" $d $a), rotate!($d 8),
-            each!("vpaddd" $c $d), each!("vpxord" $b $c), rotate!($b 7),
+            step!(16 $([$a $b $d])*), step!(12 $([$c $d $b])*),
+            step!(8 $([$a $b $d])*), step!(7 $([$c $d $b])*),
         )
     };
 }
@@ -162,12 +166,14 @@ macro_rules! constants {
 }
 
 macro_rules! load {
-    ($($x:literal $at:literal),*) => { concat!($("vmovdqa64 zmm", $x, ", zmmword ptr [{s} + ", $at, "]\n"),*) };
+    ($from:literal $($x:literal $at:literal),*) => {
+        concat!($("vmovdqa64 zmm", $x, ", zmmword ptr [{", $from, "} + ", $at, "]\n"),*)
+    };
 }
 
 macro_rules! add {
-    ($($x:literal $at:literal),*) => {
-        concat!($("vpaddd zmm", $x, ", zmm", $x, ", zmmword ptr [{s} + ", $at, "]\n"),*)
+    ($from:literal $($x:literal $at:literal),*) => {
+        concat!($("vpaddd zmm", $x, ", zmm", $x, ", zmmword ptr [{", $from, "} + ", $at, "]\n"),*)
     };
 }
 
@@ -186,39 +192,51 @@ macro_rules! store {
 /// A compiler would not keep 32 registers of state in 32 registers.
 ///
 /// # Safety
-/// There are two starts; the end can be written.
+/// Keys can be read; the end can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
-unsafe fn wide(starts: *const Start, ends: *mut [__m512i; 16]) {
-    // SAFETY: reads the constants and two starts of 11 registers each, writes 16 registers.
+unsafe fn wide(a: &Start, b: &Start, second: *mut __m512i) -> [__m512i; 16] {
+    let mut x = [_mm512_setzero_si512(); 16];
+    // SAFETY: reads the constants, two keys of 8 registers and two starts of 3, writes 16 registers.
     unsafe {
         std::arch::asm!(
             constants!(0 16 0, 1 17 4, 2 18 8, 3 19 12),
-            load!(4 0, 5 64, 6 128, 7 192, 8 256, 9 320, 10 384, 11 448, 12 512, 14 576, 15 640),
-            load!(20 704, 21 768, 22 832, 23 896, 24 960, 25 1024, 26 1088, 27 1152, 28 1216, 30 1280, 31 1344),
+            load!("ka" 4 0, 5 64, 6 128, 7 192, 8 256, 9 320, 10 384, 11 448),
+            load!("kb" 20 0, 21 64, 22 128, 23 192, 24 256, 25 320, 26 384, 27 448),
+            load!("a" 12 0, 14 64, 15 128),
+            load!("b" 28 0, 30 64, 31 128),
             "vpxord zmm13, zmm13, zmm13",
             "vpxord zmm29, zmm29, zmm29",
             "mov {n:e}, 10",
             "2:",
-            half_round!([0 1 2 3 16 17 18 19] [4 5 6 7 20 21 22 23] [8 9 10 11 24 25 26 27] [12 13 14 15 28 29 30 31]),
-            half_round!([0 1 2 3 16 17 18 19] [5 6 7 4 21 22 23 20] [10 11 8 9 26 27 24 25] [15 12 13 14 31 28 29 30]),
+            half_round!(
+                [[0 1] [4 5] [8 9] [12 13]] [[2 3] [6 7] [10 11] [14 15]]
+                [[16 17] [20 21] [24 25] [28 29]] [[18 19] [22 23] [26 27] [30 31]]
+            ),
+            half_round!(
+                [[0 1] [5 6] [10 11] [15 12]] [[2 3] [7 4] [8 9] [13 14]]
+                [[16 17] [21 22] [26 27] [31 28]] [[18 19] [23 20] [24 25] [29 30]]
+            ),
             "dec {n:e}",
             "jnz 2b",
             add_constants!(0 0, 1 4, 2 8, 3 12, 16 0, 17 4, 18 8, 19 12),
-            add!(4 0, 5 64, 6 128, 7 192, 8 256, 9 320, 10 384, 11 448, 12 512, 14 576, 15 640),
-            add!(20 704, 21 768, 22 832, 23 896, 24 960, 25 1024, 26 1088, 27 1152, 28 1216, 30 1280, 31 1344),
-            store!(0 0, 1 64, 2 128, 3 192, 4 256, 5 320, 6 384, 7 448),
-            store!(8 512, 9 576, 10 640, 11 704, 12 768, 13 832, 14 896, 15 960),
-            store!(16 1024, 17 1088, 18 1152, 19 1216, 20 1280, 21 1344, 22 1408, 23 1472),
-            store!(24 1536, 25 1600, 26 1664, 27 1728, 28 1792, 29 1856, 30 1920, 31 1984),
+            add!("ka" 4 0, 5 64, 6 128, 7 192, 8 256, 9 320, 10 384, 11 448),
+            add!("kb" 20 0, 21 64, 22 128, 23 192, 24 256, 25 320, 26 384, 27 448),
+            add!("a" 12 0, 14 64, 15 128),
+            add!("b" 28 0, 30 64, 31 128),
+            store!(16 0, 17 64, 18 128, 19 192, 20 256, 21 320, 22 384, 23 448),
+            store!(24 512, 25 576, 26 640, 27 704, 28 768, 29 832, 30 896, 31 960),
             c = in(reg) CONSTANTS.as_ptr(),
-            s = in(reg) starts,
-            e = in(reg) ends,
+            a = in(reg) a,
+            b = in(reg) b,
+            ka = in(reg) a.key,
+            kb = in(reg) b.key,
+            e = in(reg) second,
             n = out(reg) _,
-            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _,
-            out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
-            out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
-            out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
+            out("zmm0") x[0], out("zmm1") x[1], out("zmm2") x[2], out("zmm3") x[3],
+            out("zmm4") x[4], out("zmm5") x[5], out("zmm6") x[6], out("zmm7") x[7],
+            out("zmm8") x[8], out("zmm9") x[9], out("zmm10") x[10], out("zmm11") x[11],
+            out("zmm12") x[12], out("zmm13") x[13], out("zmm14") x[14], out("zmm15") x[15],
             out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
             out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
             out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
@@ -226,45 +244,88 @@ unsafe fn wide(starts: *const Start, ends: *mut [__m512i; 16]) {
             options(nostack),
         );
     }
+    x
 }
 
-/// Turns words of blocks into blocks, and encrypts the runs with them.
+/// Takes key blocks from a set, and encrypts its texts with the others.
+///
+/// Written once for each of a pass's sets, so that a compiler puts it where the words are in registers.
 ///
 /// # Safety
 /// Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
 #[inline]
-unsafe fn output(runs: &Lanes<LANES>, words: &[__m512i; 16]) {
-    let blocks = transpose(words);
-    if let [run] = &runs[..]
-        && run.source_len >= LANES * BLOCK
-    {
-        for (i, block) in blocks.into_iter().enumerate() {
-            // SAFETY: the run is that long.
-            unsafe {
-                let text = _mm512_loadu_si512(run.source.add(i * BLOCK).cast());
-                _mm512_storeu_si512(run.destination.add(i * BLOCK).cast(), _mm512_xor_si512(block, text));
+unsafe fn output<const SET: usize>(
+    packets: &[Packet],
+    table: &Table,
+    set: Set,
+    words: &[__m512i; 16],
+    keys: &mut Keys,
+) {
+    let lane = match set {
+        Set::Mixed(lane) => lane,
+        Set::Whole(packet, first) => {
+            let Packet { source, destination, .. } = packets[packet];
+            for (i, block) in transpose(words).into_iter().enumerate() {
+                let at = (first + i).wrapping_mul(BLOCK);
+                // SAFETY: the text is that long.
+                unsafe { whole_block(source.add(at), destination.add(at), block) };
             }
+            return;
         }
-        return;
+    };
+    if lane < table.keys {
+        keys.push(words);
+        if table.keys.min(lane + LANES) == table.end.min(lane + LANES) {
+            return;
+        }
     }
-    for run in runs {
-        let (mut source, mut destination) = (run.source, run.destination);
-        let (mut source_len, mut len) = (run.source_len, run.len);
-        for &block in &blocks[run.lane as usize..][..run.lanes as usize] {
-            // SAFETY: whole blocks, or as much as there is.
-            unsafe {
-                if source_len >= BLOCK {
-                    let text = _mm512_loadu_si512(source.cast());
-                    _mm512_storeu_si512(destination.cast(), _mm512_xor_si512(block, text));
-                } else {
-                    let text = _mm512_maskz_loadu_epi8(mask(source_len), source.cast());
-                    _mm512_mask_storeu_epi8(destination.cast(), mask(len), _mm512_xor_si512(block, text));
-                }
-            }
-            (source, destination) = (source.wrapping_add(BLOCK), destination.wrapping_add(BLOCK));
-            (source_len, len) = (source_len.saturating_sub(BLOCK), len.saturating_sub(BLOCK));
+    let blocks = transpose(words);
+    // Not in a loop, which would take the blocks from memory.
+    macro_rules! lanes {
+        ($($i:literal)*) => {
+            $(if lane + $i >= table.keys && lane + $i < table.end {
+                let packet = usize::from(table.lanes[lane + $i]) % GROUP;
+                let block = table.first[packet].wrapping_add((lane + $i) as u32) as usize;
+                // SAFETY: the table is of these packets.
+                unsafe { text_block(packets.get_unchecked(packet), block.wrapping_mul(BLOCK), blocks[$i]) };
+            })*
+        };
+    }
+    lanes!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+}
+
+/// Encrypts a packet's text from byte `at` on: a whole block, or as much as there is.
+///
+/// # Safety
+/// The source can be read, the destination can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi2")]
+#[inline]
+unsafe fn text_block(packet: &Packet, at: usize, block: __m512i) {
+    let (source, destination) = (packet.source.wrapping_add(at), packet.destination.wrapping_add(at));
+    // SAFETY: the caller's promise.
+    unsafe {
+        if at.wrapping_add(BLOCK) <= packet.source_len {
+            whole_block(source, destination, block);
+        } else {
+            let text = _mm512_maskz_loadu_epi8(mask(packet.source_len.saturating_sub(at)), source.cast());
+            let wanted = mask(packet.len.saturating_sub(at));
+            _mm512_mask_storeu_epi8(destination.cast(), wanted, _mm512_xor_si512(block, text));
         }
+    }
+}
+
+/// Encrypts a block.
+///
+/// # Safety
+/// It can be read, and written.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn whole_block(source: *const u8, destination: *mut u8, block: __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let text = _mm512_loadu_si512(source.cast());
+        _mm512_storeu_si512(destination.cast(), _mm512_xor_si512(block, text));
     }
 }
 

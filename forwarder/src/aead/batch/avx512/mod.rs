@@ -1,29 +1,52 @@
 //! The kernel for AVX-512 with IFMA.
 
 mod chacha;
-pub(super) mod poly;
+mod keys;
+mod lanes;
+mod poly;
+mod table;
 
-use super::GROUP;
 use super::plan::{self, Packet};
+use keys::Keys;
+use table::Table;
+
+/// Packets of a call.
+pub const GROUP: usize = 32;
 
 /// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
 ///
 /// # Safety
 /// The processor has AVX-512F, BW, DQ, VL, IFMA and BMI2. Sources can be read, destinations can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
-    let mut keys = [[0; 8]; GROUP];
+    let mut table = Table::EMPTY;
+    table.fill(packets);
+    let mut keys = Keys::new();
     // SAFETY: the caller's promise.
     unsafe {
-        plan::run(packets, &mut keys, chacha::pass);
-        poly::tags(packets, &keys, tags);
+        chacha::encrypt(packets, &table, &mut keys);
+        poly::tags(&table, &keys, tags);
     }
 }
 
 /// What the packets, sorted by length, cost in cycles (measured on Zen 4).
 pub fn cost(packets: &[Packet]) -> usize {
     let blocks: usize = packets.iter().map(|packet| 1 + packet.len.div_ceil(plan::BLOCK)).sum();
-    let sets = blocks.div_ceil(chacha::LANES);
+    let sets = blocks.div_ceil(lanes::LANES);
     let rows: usize =
         packets.chunks(poly::LANES).filter_map(|group| group.last()).map(|packet| 1 + packet.len / 16).sum();
     700 + 1450 * (sets / 2) + 850 * (sets % 2) + 32 * rows + 40 * packets.len()
+}
+
+/// The tags by themselves, with the first block of each packet.
+///
+/// # Safety
+/// As above; ciphertexts are read only.
+#[cfg(test)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; super::GROUP], tags: &mut [[u8; 16]]) {
+    let mut table = Table::EMPTY;
+    table.fill(packets);
+    // SAFETY: the caller's promise.
+    unsafe { poly::tags(&table, &Keys::of(blocks), tags) };
 }

@@ -8,8 +8,8 @@
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
-use super::super::GROUP;
-use super::super::plan::Packet;
+use super::keys::{Key, Keys};
+use super::table::Table;
 
 /// Packets of a group.
 pub const LANES: usize = 8;
@@ -30,73 +30,73 @@ struct Group {
     s: [__m512i; 2],
 }
 
-/// Where eight packets' next blocks are.
-struct Cursors {
-    text: [*const u8; LANES],
-    /// Whole blocks left.
-    whole: [usize; LANES],
-    /// The last part of a block, padded, and the lengths.
-    end: [[u8; 2 * BLOCK]; LANES],
-    /// Where in `end` the packet's last blocks begin.
-    end_at: [usize; LANES],
+/// What eight packets authenticate.
+#[derive(Clone, Copy)]
+struct Texts<'a> {
+    start: &'a [*const u8; LANES],
+    len: &'a [u64; LANES],
+    /// The lengths, once more.
+    lens: __m512i,
 }
 
-/// Computes the tags of at most 16 packets. `keys` has the first block of each.
+/// Computes the tags of the packets. `keys` are theirs.
 ///
 /// # Safety
 /// The processor has the features. The ciphertexts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    let (first, second) = packets.split_at(packets.len().min(LANES));
-    let (keys_a, keys_b) = keys.split_at(LANES);
-    let (tags_a, tags_b) = tags.split_at_mut(first.len());
-    // SAFETY: the caller's promise; the cursors are those of the packets.
-    unsafe {
-        let (mut a, mut at_a) = (Group::new(keys_a), Cursors::new(first));
-        if second.is_empty() {
-            a.blocks(&mut at_a);
-        } else {
-            let (mut b, mut at_b) = (Group::new(keys_b), Cursors::new(second));
-            both(&mut a, &mut at_a, &mut b, &mut at_b);
-            b.blocks(&mut at_b);
-            b.ends(&mut at_b);
-            b.finish(keys_b, tags_b);
+pub unsafe fn tags(table: &Table, keys: &Keys, tags: &mut [[u8; 16]]) {
+    for (i, tags) in tags.chunks_mut(2 * LANES).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let texts = Texts::new(table, 2 * i);
+            if let Some((tags_a, tags_b)) = tags.split_at_mut_checked(LANES)
+                && !tags_b.is_empty()
+            {
+                let keys = [keys.group(2 * i), keys.group(2 * i + 1)];
+                let [a, b] = two(keys, [texts, Texts::new(table, 2 * i + 1)]);
+                write(a, tags_a);
+                write(b, tags_b);
+            } else {
+                let group = Group::new(&keys.group(2 * i)).absorb(&texts, 0);
+                write(group.finish(texts.lens, keys.group(2 * i).s), tags);
+            }
         }
-        a.ends(&mut at_a);
-        a.finish(keys_a, tags_a);
     }
 }
 
-/// Whole blocks of both groups in turn, as long as every packet has one.
+/// The tags of two groups. Their blocks take turns as long as all packets have some: one group alone would
+/// wait for its own multiplications.
 ///
 /// # Safety
-/// The cursors are at texts that can be read.
+/// The texts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
-unsafe fn both(a: &mut Group, at_a: &mut Cursors, b: &mut Group, at_b: &mut Cursors) {
-    let blocks = at_a.common().min(at_b.common());
-    let (mut x, mut y) = (*a, *b);
+unsafe fn two([key_a, key_b]: [Key; 2], [texts_a, texts_b]: [Texts<'_>; 2]) -> [[__m512i; 2]; 2] {
+    let (mut a, mut b) = (Group::new(&key_a), Group::new(&key_b));
+    let blocks = texts_a.least().min(texts_b.least());
     for i in 0..blocks {
-        // SAFETY: every packet has that many.
+        // SAFETY: all of them have this block.
         unsafe {
-            x.block(gather(&at_a.text, i * BLOCK));
-            y.block(gather(&at_b.text, i * BLOCK));
+            a.block(texts_a.blocks(i));
+            b.block(texts_b.blocks(i));
         }
     }
-    (*a, *b) = (x, y);
-    at_a.skip(blocks);
-    at_b.skip(blocks);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !texts_a.end_at(blocks) {
+            a = a.absorb(&texts_a, blocks);
+        }
+        if !texts_b.end_at(blocks) {
+            b = b.absorb(&texts_b, blocks);
+        }
+    }
+    [a.finish(texts_a.lens, key_a.s), b.finish(texts_b.lens, key_b.s)]
 }
 
 /// Eight blocks as their lower and their upper halves.
-///
-/// # Safety
-/// Each text has 16 bytes at `at`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
-unsafe fn gather(text: &[*const u8; LANES], at: usize) -> [__m512i; 2] {
-    // SAFETY: the caller's promise.
-    let block = |i: usize| unsafe { _mm_loadu_si128(text[i].add(at).cast()) };
+fn gather(block: impl Fn(usize) -> __m128i) -> [__m512i; 2] {
     let four = |i: usize| {
         let x = _mm512_castsi128_si512(block(i));
         let x = _mm512_mask_broadcast_i64x2(x, 0b0000_1100, block(i + 2));
@@ -116,13 +116,54 @@ fn limbs([low, high]: [__m512i; 2]) -> [__m512i; 3] {
     [_mm512_and_si512(low, limb), _mm512_and_si512(middle, limb), _mm512_srli_epi64::<24>(high)]
 }
 
-impl Group {
-    /// Eight packets. `r` are the first 16 bytes of their keys.
+impl<'a> Texts<'a> {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new(table: &'a Table, group: usize) -> Self {
+        let (start, len) = (&table.texts.as_chunks().0[group], &table.lens.as_chunks().0[group]);
+        // SAFETY: eight numbers are a register.
+        Self { start, len, lens: unsafe { _mm512_loadu_si512(len.as_ptr().cast()) } }
+    }
+
+    /// Whole blocks that all texts have.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn least(&self) -> usize {
+        _mm512_reduce_min_epu64(self.lens) as usize / BLOCK
+    }
+
+    /// Whole blocks of the longest text.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn most(&self) -> usize {
+        _mm512_reduce_max_epu64(self.lens) as usize / BLOCK
+    }
+
+    /// Whether all have that many blocks, and no part of another one.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn end_at(&self, blocks: usize) -> bool {
+        _mm512_cmpneq_epi64_mask(self.lens, _mm512_set1_epi64((blocks * BLOCK) as i64)) == 0
+    }
+
+    /// Block `i` of each text.
+    ///
+    /// # Safety
+    /// All have it.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn new(keys: &[[u64; 8]]) -> Self {
-        // SAFETY: there are eight keys of 64 bytes.
-        let [low, high] = unsafe { gather(&std::array::from_fn(|i| keys[i].as_ptr().cast()), 0) };
+    unsafe fn blocks(&self, i: usize) -> [__m512i; 2] {
+        // SAFETY: the caller's promise.
+        gather(|lane| unsafe { _mm_loadu_si128(self.start[lane].add(i * BLOCK).cast()) })
+    }
+}
+
+impl Group {
+    /// Eight packets at their beginning.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline]
+    fn new(key: &Key) -> Self {
+        let [low, high] = key.r;
         let low = _mm512_and_si512(low, _mm512_set1_epi64(0x0fff_fffc_0fff_ffff));
         let high = _mm512_and_si512(high, _mm512_set1_epi64(0x0fff_fffc_0fff_fffc));
         let r = limbs([low, high]);
@@ -152,66 +193,118 @@ impl Group {
             let sum = _mm512_madd52hi_epu64(zero, a, x);
             _mm512_madd52hi_epu64(_mm512_madd52hi_epu64(sum, b, y), c, z)
         };
-        let (l0, u0) = (low(h2, s1, h1, s2, h0, r0), high(h2, s1, h1, s2, h0, r0));
-        let (l1, u1) = (low(h2, s2, h1, r0, h0, r1), high(h2, s2, h1, r0, h0, r1));
-        let (l2, u2) = (low(h2, r0, h1, r1, h0, r2), high(h2, r0, h1, r1, h0, r2));
+        // In the order in which they come from the block before.
+        let (l0, u0) = (low(h1, s2, h2, s1, h0, r0), high(h1, s2, h2, s1, h0, r0));
+        let (l1, u1) = (low(h1, r0, h2, s2, h0, r1), high(h1, r0, h2, s2, h0, r1));
+        let (l2, u2) = (low(h1, r1, h2, r0, h0, r2), high(h1, r1, h2, r0, h0, r2));
         // The upper halves count 2^52, which is 2^8 of the next limb, or 2^10 times 2^130 for the last.
         let d1 = _mm512_add_epi64(l1, _mm512_slli_epi64::<8>(u0));
         let d2 = _mm512_add_epi64(l2, _mm512_slli_epi64::<8>(u1));
         let d1 = _mm512_add_epi64(d1, _mm512_srli_epi64::<44>(l0));
         let d2 = _mm512_add_epi64(d2, _mm512_srli_epi64::<44>(d1));
-        let over = _mm512_add_epi64(_mm512_slli_epi64::<10>(u2), _mm512_srli_epi64::<42>(d2));
-        let over = _mm512_add_epi64(over, _mm512_slli_epi64::<2>(over));
+        // 2^130 is 5.
+        let h0 = _mm512_madd52lo_epu64(_mm512_and_si512(l0, limb), u2, _mm512_set1_epi64(5 << 10));
         self.h = [
-            _mm512_add_epi64(_mm512_and_si512(l0, limb), over),
+            _mm512_madd52lo_epu64(h0, _mm512_srli_epi64::<42>(d2), _mm512_set1_epi64(5)),
             _mm512_and_si512(d1, limb),
             _mm512_and_si512(d2, _mm512_set1_epi64(TOP)),
         ];
     }
 
-    /// Whole blocks, as long as every packet has one.
-    ///
-    /// # Safety
-    /// The cursors are at texts that can be read.
+    /// The same for some lanes; the others stay.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    unsafe fn blocks(&mut self, at: &mut Cursors) {
-        let mut x = *self;
-        let blocks = at.common();
-        for i in 0..blocks {
-            // SAFETY: every packet has that many.
-            x.block(unsafe { gather(&at.text, i * BLOCK) });
+    fn masked_block(&mut self, text: [__m512i; 2], mask: u8) {
+        let before = self.h;
+        self.block(text);
+        for (h, before) in self.h.iter_mut().zip(before) {
+            *h = _mm512_mask_mov_epi64(before, mask, *h);
         }
-        *self = x;
-        at.skip(blocks);
     }
 
-    /// The rest of every packet.
+    /// All blocks from `from` on: those that all texts have, those that only some have, the parts of blocks.
+    ///
+    /// # Safety
+    /// The texts can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline(never)]
+    unsafe fn absorb(mut self, texts: &Texts<'_>, from: usize) -> Self {
+        let (least, most) = (texts.least(), texts.most());
+        for i in from..least {
+            // SAFETY: all of them have this block.
+            self.block(unsafe { texts.blocks(i) });
+        }
+        let rests = _mm512_test_epi64_mask(texts.lens, _mm512_set1_epi64(BLOCK as i64 - 1));
+        // SAFETY: the caller's promise.
+        unsafe {
+            if most > least {
+                self = self.some(texts, least, most);
+            }
+            if rests != 0 {
+                self = self.rests(texts, rests);
+            }
+        }
+        self
+    }
+
+    /// Blocks `from` to `to`, as far as texts have them.
     ///
     /// # Safety
     /// As above.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    unsafe fn ends(&mut self, at: &mut Cursors) {
-        for _ in 0..at.most() {
-            let mut text = at.text;
-            let mut mask = 0;
-            for (i, text) in text.iter_mut().enumerate() {
-                mask |= u8::from(at.advance(i, text)) << i;
-            }
-            let before = self.h;
-            // SAFETY: a whole block of the text, or of the padded end.
-            self.block(unsafe { gather(&text, 0) });
-            for (h, before) in self.h.iter_mut().zip(before) {
-                *h = _mm512_mask_mov_epi64(before, mask, *h);
-            }
+    unsafe fn some(mut self, texts: &Texts<'_>, from: usize, to: usize) -> Self {
+        static NOTHING: [u8; BLOCK] = [0; BLOCK];
+        let blocks = _mm512_srli_epi64::<4>(texts.lens);
+        // A lane that has come to its end reads its last block again and again.
+        let last = texts.len.map(|len| (len as usize / BLOCK).saturating_sub(1) * BLOCK);
+        let start: [*const u8; LANES] =
+            std::array::from_fn(
+                |i| {
+                    if texts.len[i] < BLOCK as u64 { NOTHING.as_ptr() } else { texts.start[i] }
+                },
+            );
+        for i in from..to {
+            let mask = _mm512_cmpgt_epu64_mask(blocks, _mm512_set1_epi64(i.cast_signed() as i64));
+            let block = |lane: usize| {
+                // SAFETY: this block, or an earlier one.
+                unsafe { _mm_loadu_si128(start[lane].add(last[lane].min(i * BLOCK)).cast()) }
+            };
+            self.masked_block(gather(block), mask);
         }
+        self
+    }
+
+    /// The parts of blocks with which texts end, where they do so.
+    ///
+    /// # Safety
+    /// As above.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline]
+    unsafe fn rests(mut self, texts: &Texts<'_>, mask: u8) -> Self {
+        let part = |lane: usize| {
+            let (len, rest) = (texts.len[lane] as usize, texts.len[lane] as usize % BLOCK);
+            let mask = (1_u16 << rest).wrapping_sub(1);
+            // SAFETY: reads what there is.
+            unsafe { _mm_maskz_loadu_epi8(mask, texts.start[lane].wrapping_add(len - rest).cast()) }
+        };
+        self.masked_block(gather(part), mask);
+        self
+    }
+
+    /// The last block, and the tags.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
+    #[inline]
+    fn finish(mut self, lens: __m512i, s: [__m512i; 2]) -> [__m512i; 2] {
+        // The associated data is empty: its length, the lower half, is 0.
+        self.block([_mm512_setzero_si512(), lens]);
+        self.tags(s)
     }
 
     /// The accumulators modulo 2^130 - 5, and the second halves of the keys, are the tags.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     #[inline]
-    fn finish(&self, keys: &[[u64; 8]], tags: &mut [[u8; 16]]) {
+    fn tags(self, [s_low, s_high]: [__m512i; 2]) -> [__m512i; 2] {
         let (limb, top) = (_mm512_set1_epi64(LIMB), _mm512_set1_epi64(TOP));
         let add = |x, y| _mm512_add_epi64(x, y);
         let and = |x, y| _mm512_and_si512(x, y);
@@ -234,86 +327,25 @@ impl Group {
         let h2 = _mm512_mask_and_epi64(h2, reduce, g2, top);
         let low = _mm512_or_si512(h0, _mm512_slli_epi64::<44>(h1));
         let high = _mm512_or_si512(_mm512_srli_epi64::<20>(h1), _mm512_slli_epi64::<24>(h2));
-        // SAFETY: as in `new`.
-        let [s_low, s_high] = unsafe { gather(&std::array::from_fn(|i| keys[i][2..].as_ptr().cast()), 0) };
         let low = add(low, s_low);
         let carry = _mm512_cmplt_epu64_mask(low, s_low);
         let high = add(high, s_high);
-        let high = _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1));
-        let mut words = [[0_u64; LANES]; 2];
-        // SAFETY: each has room for a register.
-        unsafe {
-            _mm512_storeu_si512(words[0].as_mut_ptr().cast(), low);
-            _mm512_storeu_si512(words[1].as_mut_ptr().cast(), high);
-        }
-        for (i, tag) in tags.iter_mut().enumerate() {
-            *tag = (u128::from(words[1][i]) << 64 | u128::from(words[0][i])).to_le_bytes();
-        }
+        [low, _mm512_mask_add_epi64(high, carry, high, _mm512_set1_epi64(1))]
     }
 }
 
-impl Cursors {
-    /// Lanes without a packet read the first one's text as often as it can be read.
-    ///
-    /// # Safety
-    /// The ciphertexts can be read.
-    #[inline]
-    unsafe fn new(packets: &[Packet]) -> Self {
-        let mut cursors = Self {
-            text: [packets[0].ciphertext; LANES],
-            whole: [packets[0].len / BLOCK; LANES],
-            end: [[0; 2 * BLOCK]; LANES],
-            end_at: [2 * BLOCK; LANES],
-        };
-        for (i, packet) in packets.iter().enumerate() {
-            let rest = packet.len % BLOCK;
-            cursors.text[i] = packet.ciphertext;
-            cursors.whole[i] = packet.len / BLOCK;
-            cursors.end_at[i] = if rest > 0 { 0 } else { BLOCK };
-            // SAFETY: the text goes on that far.
-            let end = unsafe { std::slice::from_raw_parts(packet.ciphertext.add(packet.len - rest), rest) };
-            cursors.end[i][..rest].copy_from_slice(end);
-            // The associated data is empty.
-            cursors.end[i][BLOCK + 8..].copy_from_slice(&(packet.len as u64).to_le_bytes());
-        }
-        cursors
-    }
-
-    fn common(&self) -> usize {
-        self.whole.into_iter().min().unwrap_or(0)
-    }
-
-    /// Blocks of the packet that has most left, its last ones included.
-    fn most(&self) -> usize {
-        let left = |i: usize| self.whole[i] + (2 * BLOCK - self.end_at[i]) / BLOCK;
-        (0..LANES).map(left).max().unwrap_or(0)
-    }
-
-    #[inline]
-    fn skip(&mut self, blocks: usize) {
-        for (text, whole) in self.text.iter_mut().zip(&mut self.whole) {
-            *text = text.wrapping_add(blocks * BLOCK);
-            *whole -= blocks;
-        }
-    }
-
-    /// Where a lane's next block is, if it has one.
-    #[inline]
-    fn advance(&mut self, i: usize, text: &mut *const u8) -> bool {
-        if self.whole[i] > 0 {
-            self.whole[i] -= 1;
-            *text = self.text[i];
-            self.text[i] = text.wrapping_add(BLOCK);
-            return true;
-        }
-        let at = self.end_at[i];
-        if at == 2 * BLOCK {
-            *text = self.end[i].as_ptr();
-            return false;
-        }
-        *text = self.end[i][at..].as_ptr();
-        self.end_at[i] += BLOCK;
-        true
+/// Writes the tags of the first lanes, given in halves.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn write([low, high]: [__m512i; 2], tags: &mut [[u8; 16]]) {
+    let first = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high);
+    let second = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), high);
+    let mask = (1_u32 << (2 * tags.len())).wrapping_sub(1);
+    let at = tags.as_mut_ptr().cast::<i64>();
+    // SAFETY: writes as many halves as there are.
+    unsafe {
+        _mm512_mask_storeu_epi64(at, mask as u8, first);
+        _mm512_mask_storeu_epi64(at.wrapping_add(8), (mask >> 8) as u8, second);
     }
 }
 
@@ -348,15 +380,15 @@ mod tests {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
     fn check(values: [[u64; 3]; LANES], expected: impl Fn(u128) -> u128) {
         // The second half of a key is added, with its carry.
-        let keys = [[0, 0, u64::MAX, 7, 0, 0, 0, 0]; LANES];
-        let mut group = Group::new(&keys);
+        let s = [u64::MAX, 7].map(|half| _mm512_set1_epi64(half.cast_signed()));
+        let mut group = Group::new(&Key { r: s, s });
         for (limb, h) in group.h.iter_mut().enumerate() {
             let words: [u64; LANES] = std::array::from_fn(|i| values[i][limb]);
             // SAFETY: eight words are a register.
             *h = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }
         let mut tags = [[0; 16]; LANES];
-        group.finish(&keys, &mut tags);
+        write(group.tags(s), &mut tags);
         for (i, tag) in tags.iter().enumerate() {
             let s = 7_u128 << 64 | u128::from(u64::MAX);
             assert_eq!(u128::from_le_bytes(*tag), expected(i as u128).wrapping_add(s), "lane {i}");

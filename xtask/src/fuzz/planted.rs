@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: what `forwarder::fuzzing` promises, under libFuzzer.
+//! Whether the targets would find a bug: each has one in `tests/fuzz/planted`, as a patch.
 
 use std::fs;
 use std::path::Path;
@@ -6,64 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{Run as _, exists};
-use crate::progress::Progress;
-use crate::{install, workspace};
+use super::cargo_fuzz;
+use crate::command::Run as _;
+use crate::workspace;
 
-/// What there is to fuzz.
-const TARGETS: [&str; 6] = ["wire", "config", "uapi", "handshake", "pipeline", "aead"];
-/// A planted bug must be found within so many seconds.
-const SECONDS_FOR_A_PLANTED_BUG: u32 = 600;
-
-/// What to do.
-#[derive(clap::Args)]
-pub struct Options {
-    /// Which targets; all of them if none is named
-    #[arg(value_parser = TARGETS)]
-    targets: Vec<String>,
-    /// How long each of them runs
-    #[arg(long, default_value_t = 60)]
-    seconds: u32,
-    /// Instead, plant bugs and see whether each target finds its own
-    #[arg(long, conflicts_with = "seconds")]
-    planted: bool,
-}
-
-/// Runs the targets, one after another. What they find joins the corpus.
-///
-/// # Errors
-/// Something is missing and cannot be installed, an input breaks a promise, or a planted bug is not found.
-pub fn run(options: &Options) -> Result<()> {
-    if !exists("cargo-fuzz") {
-        bail!("cargo-fuzz is missing: cargo install cargo-fuzz --locked");
-    }
-    let progress = Progress::start();
-    install::install(progress, install::BUILD)?;
-    install::install(progress, install::PLANTING)?;
-    let named = options.targets.iter().map(String::as_str);
-    let targets: Vec<&str> = if options.targets.is_empty() { TARGETS.to_vec() } else { named.collect() };
-    for target in targets {
-        if options.planted {
-            find_planted_bug(target)?;
-        } else {
-            fuzz(target, options.seconds)?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs a target, then keeps of the corpus what it takes to reach all that it reaches.
-fn fuzz(target: &str, seconds: u32) -> Result<()> {
-    let time = format!("-max_total_time={seconds}");
-    cargo_fuzz("run", target)
-        .args(["--", &time, "-timeout=10"])
-        .visibly()
-        .with_context(|| format!("{target}: libFuzzer's words above name the input that breaks a promise"))?;
-    cargo_fuzz("cmin", target).visibly()
-}
+/// The bug must be found within so many seconds.
+const SECONDS: u32 = 600;
 
 /// Plants the target's bug in a copy of the sources as they stand in git's index, and fuzzes that.
-fn find_planted_bug(target: &str) -> Result<()> {
+pub fn find(target: &str) -> Result<()> {
     let directory = workspace::target()?.join("fuzz-planted");
     // Only the sources are copied anew: what was built is used again.
     let tree = directory.join("tree");
@@ -84,12 +35,12 @@ fn find_planted_bug(target: &str) -> Result<()> {
     fs::create_dir_all(&inputs)?;
     fs::create_dir_all(&artifacts)?;
     let corpus = workspace::root().join("tests/fuzz/corpus").join(target);
-    let time = format!("-max_total_time={SECONDS_FOR_A_PLANTED_BUG}");
+    let time = format!("-max_total_time={SECONDS}");
     let prefix = format!("-artifact_prefix={}/", artifacts.display());
     let ended = fuzz("run").arg(inputs).arg(corpus).args(["--", &time, &prefix]).visibly();
     if !has_crash(&artifacts)? {
         ended.with_context(|| format!("{target}: no input has crashed it"))?;
-        bail!("{target}: the planted bug was not found in {SECONDS_FOR_A_PLANTED_BUG} s");
+        bail!("{target}: the planted bug was not found in {SECONDS} s");
     }
     println!("{target}: the planted bug was found");
     Ok(())
@@ -129,14 +80,6 @@ fn git(folder: &Path) -> Command {
     command
 }
 
-/// Without a sanitizer, so that the stable toolchain will do. The unsafe code that is reached here, the vector
-/// code of `aead/batch`, has tests of its own with buffers at the edge of memory.
-fn cargo_fuzz(action: &str, target: &str) -> Command {
-    let mut command = workspace::cargo();
-    command.args(["fuzz", action, "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", target]);
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +87,7 @@ mod tests {
     /// Sources move on; a bug that cannot be planted any more proves nothing.
     #[test]
     fn every_bug_can_be_planted() {
-        for target in TARGETS {
+        for target in super::super::TARGETS {
             git_apply(target).arg("--check").visibly().expect(target);
         }
     }

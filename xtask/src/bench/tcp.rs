@@ -1,0 +1,184 @@
+//! `cargo xtask bench tcp`: what one and many TCP flows get over three slaves, which may have the rate of a real
+//! cable; and what all systems cost when nobody sends.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::figures::{Plot, Results};
+use super::report::Output;
+use super::stand::{self, Name, Samples, Stand};
+use crate::lab::shaper::payload_ceiling;
+use crate::lab::system::{Running, System};
+use crate::lab::{self, Wire, traffic};
+use crate::progress::Progress;
+
+/// Numbers of flows.
+const FLOWS: [u32; 2] = [1, 64];
+
+/// Options of `cargo xtask bench tcp`.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Give each slave this many Mbit/s, as on a wire of Ethernet
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..))]
+    shape: Option<u32>,
+    /// What to measure; repeatable [default: all that this machine has]
+    #[arg(long = "system", value_name = "SYSTEM")]
+    systems: Vec<Name>,
+    /// Times that each system is measured
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Two systems, one round, short
+    #[arg(long)]
+    quick: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+    /// Only the part that needs root: everything is installed and built
+    #[arg(long, hide = true)]
+    pub(super) lab_only: bool,
+}
+
+impl Options {
+    /// Those of a part of `bench all`.
+    pub fn of(quick: bool, shape: Option<u32>) -> Self {
+        Self { shape, systems: Vec::new(), rounds: 3, quick, output: Output::default(), lab_only: true }
+    }
+
+    /// The systems that it measures. null carries no TCP.
+    pub fn names(&self) -> Vec<Name> {
+        if self.systems.is_empty() && self.quick {
+            return vec![Name::Forwarder, Name::WireguardGo];
+        }
+        let names = stand::names(&self.systems, false).into_iter();
+        names.filter(|name| *name != Name::Null).collect()
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// The lab cannot be built. A system that fails is a warning.
+pub fn run(options: &Options, progress: Progress) -> Result<Results> {
+    let mut results = Results::default();
+    let mut samples = Samples::default();
+    let wire = if options.shape.is_some() { Wire::Switch } else { Wire::Direct };
+    let shape = lab::Options { wire, ..lab::Options::default() };
+    let stand = Stand::build(&options.names(), shape, progress, &mut results)?;
+    if let Some(mbit) = options.shape {
+        stand.lab.shape(mbit)?;
+    }
+    for site in stand.lab.sites() {
+        // The payload ceiling is that of segments without options.
+        site.host.sysctl("net.ipv4.tcp_timestamps", "0")?;
+    }
+    let (rounds, seconds, idle) = if options.quick { (1, 5, 2) } else { (options.rounds, 10, 10) };
+    for round in 1..=rounds {
+        progress.step(format!("round {round} of {rounds}"));
+        for system in &stand.systems {
+            let turn = Turn { stand: &stand, system, cable: options.shape, seconds, idle, progress };
+            if let Err(error) = turn.run(&mut samples) {
+                let warning = format!("TCP was not measured: {error:#}");
+                progress.step(&warning);
+                results.warnings.push(warning);
+            }
+        }
+    }
+    samples.add_to(&mut results);
+    Ok(results)
+}
+
+/// One system in one round.
+struct Turn<'a> {
+    stand: &'a Stand,
+    system: &'a System,
+    /// Mbit/s of each slave, if it is limited.
+    cable: Option<u32>,
+    seconds: u32,
+    /// Seconds without traffic.
+    idle: u32,
+    progress: Progress,
+}
+
+impl Turn<'_> {
+    fn run(&self, samples: &mut Samples) -> Result<()> {
+        self.stand.with(self.system, |running| {
+            self.idle(running, samples)?;
+            for flows in FLOWS {
+                let before = self.drops(running)?;
+                self.flows(flows, samples)?;
+                for (reason, count) in self.drops(running)? {
+                    let grown = count - before.get(&reason).copied().unwrap_or_default();
+                    if grown > 0 {
+                        self.progress.step(format!("    dropped by the gateways: {grown}, {reason}"));
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Packets dropped so far, by the gateways' reasons and by their interfaces.
+    fn drops(&self, running: &mut Running) -> Result<BTreeMap<String, u64>> {
+        let mut drops = running.drops()?;
+        drops.insert("interface".to_owned(), self.stand.lab.interface_drops()?);
+        Ok(drops)
+    }
+
+    /// CPU time of the gateways' own processes: the kernel has none without packets.
+    fn idle(&self, running: &Running, samples: &mut Samples) -> Result<()> {
+        let Some(before) = running.cpu_seconds()? else { return Ok(()) };
+        thread::sleep(Duration::from_secs(self.idle.into()));
+        let spent = running.cpu_seconds()?.unwrap_or(before) - before;
+        let percent = 100.0 * spent / f64::from(self.idle);
+        samples.add(&self.system.name(), "idle cpu of both gateways", "0", "% of a CPU", percent);
+        Ok(())
+    }
+
+    fn flows(&self, flows: u32, samples: &mut Samples) -> Result<()> {
+        let (name, size, lab) = (self.system.name(), flows.to_string(), &self.stand.lab);
+        let before = self.stand.slave_bytes()?;
+        let log = lab.directory().join("iperf3.log");
+        let run = traffic::tcp(&lab.a, &lab.b, flows, self.seconds, &log)?;
+        let after = self.stand.slave_bytes()?;
+        let bytes: Vec<f64> =
+            after.iter().zip(&before).map(|(after, before)| (after - before) as f64).collect();
+
+        samples.add(&name, "tcp", &size, "Mbit/s", run.mbps);
+        let sent = run.tcp.retransmits as f64 / run.tcp.segments.max(1) as f64;
+        samples.add(&name, "tcp retransmitted", &size, "%", 100.0 * sent);
+        self.progress.step(format!("  {name}, {flows} flows: {:.0} Mbit/s", run.mbps));
+        if let Some(mbit) = self.cable {
+            let cable = payload_ceiling(mbit);
+            let fill = |mbps: f64, ceiling: f64| 100.0 * mbps / ceiling;
+            let all = cable * f64::from(lab.options.ports);
+            samples.add(&name, "tcp fill of all slaves", &size, "%", fill(run.mbps, all));
+            for (slave, share) in shares(&bytes).into_iter().enumerate() {
+                let measure = format!("tcp fill of slave {slave}");
+                samples.add(&name, &measure, &size, "%", fill(run.mbps * share, cable));
+            }
+        }
+        let points = (0..).zip(bytes).map(|(slave, bytes)| [f64::from(slave), bytes]).collect();
+        samples.curve(&name, Plot::Slaves, &format!("{size} TCP flows"), points);
+        Ok(())
+    }
+}
+
+/// Each slave's share of all bytes, from 0 to 1.
+fn shares(bytes: &[f64]) -> Vec<f64> {
+    let all = bytes.iter().sum::<f64>().max(1.0);
+    bytes.iter().map(|bytes| bytes / all).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        assert_eq!(shares(&[1.0, 2.0, 1.0]), [0.25, 0.5, 0.25]);
+        assert_eq!(shares(&[0.0, 0.0]), [0.0, 0.0]);
+    }
+}
