@@ -98,7 +98,7 @@ mod tests {
     fn the_fastest_of_each_are_compared() {
         let row = |op, engine, ns_per_packet| {
             let (size, spread) = (String::new(), [0.0; 2]);
-            Row { engine, op, size, batch: 1, ns_per_packet, ratio_to_ring: 0.0, spread }
+            Row { engine, op, size, batch: 1, ns_per_packet, ratio_to_ring: 0.0, spread, runs: 1 }
         };
         let pass = |own, ring| {
             let slower = 2.0 * own;
