@@ -17,6 +17,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use crate::size::Size;
 use round::{Bench, Times};
 
 /// Options of `bench pipeline`.
@@ -25,9 +26,9 @@ pub struct Options {
     /// Write the figures to this file, as an array of JSON objects
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Inner IP length in bytes; repeatable [default: 46 to 1420, and IMIX]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(46..=1420))]
-    size: Vec<u16>,
+    /// Inner IP length in bytes, at most 1420, or imix; repeatable [default: 46 to 1420, and imix]
+    #[arg(long)]
+    size: Vec<Size>,
     /// Rounds of each of the seven runs
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -48,7 +49,16 @@ struct Row {
     runs: usize,
 }
 
-const SIZES: [u16; 7] = [46, 110, 238, 494, 1006, 1262, 1420];
+const SIZES: [Size; 8] = [
+    Size::One(46),
+    Size::One(110),
+    Size::One(238),
+    Size::One(494),
+    Size::One(1006),
+    Size::One(1262),
+    Size::One(1420),
+    Size::Imix,
+];
 const RUNS: usize = 7;
 const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];
 
@@ -60,13 +70,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(cfg!(not(debug_assertions)), "a debug build's figures say nothing: cargo run --release");
     println!("AEAD engine {}, bursts of 64, 3 tunnels, ns per packet", forwarder::aead::engine().name());
     println!("stages by themselves, behind the bar, are a guide: they do not add up\n");
-    let sizes: &[u16] = if options.size.is_empty() { &SIZES } else { &options.size };
+    let sizes: &[Size] = if options.size.is_empty() { &SIZES } else { &options.size };
     let mut rows = Vec::new();
     for size in sizes {
-        rows.extend(measure(Some(usize::from(*size)), options.rounds)?);
-    }
-    if options.size.is_empty() {
-        rows.extend(measure(None, options.rounds)?);
+        rows.extend(measure(*size, options.rounds)?);
     }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&rows)? + "\n";
@@ -76,14 +83,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// One size, both directions.
-fn measure(size: Option<usize>, rounds: u32) -> anyhow::Result<Vec<Row>> {
+fn measure(size: Size, rounds: u32) -> anyhow::Result<Vec<Row>> {
     let mut bench = Bench::new(size)?;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let round = (0..rounds).map(|_| bench.round());
         runs.push(round.collect::<anyhow::Result<Vec<_>>>()?);
     }
-    let name = size.map_or("imix".to_owned(), |size| size.to_string());
+    let name = size.to_string();
     let packets = bench.packets() as f64;
     let mut rows = Vec::new();
     for (d, direction) in DIRECTIONS.into_iter().enumerate() {

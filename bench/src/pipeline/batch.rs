@@ -6,9 +6,7 @@ use forwarder::port::BURST;
 
 use super::site::Site;
 use crate::packet::{ETHERNET, HEADERS, checksum, headers};
-
-/// A dozen of IMIX: 7 of 46 bytes, 4 of 552, 1 of 1420.
-const IMIX: [usize; 12] = [46, 552, 46, 46, 552, 46, 1420, 46, 552, 46, 552, 46];
+use crate::size::Size;
 
 /// Offset and initial value of the TTL in a frame.
 const TTL: (usize, u8) = (ETHERNET + 8, 64);
@@ -24,13 +22,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A burst of that inner IP length, or IMIX.
+    /// A burst of that inner IP length.
     ///
     /// # Errors
     /// The pipeline would not carry it.
-    pub fn new(size: Option<usize>, snapshot: &Snapshot) -> anyhow::Result<Self> {
-        let sizes = IMIX.into_iter().cycle().map(|imix| size.unwrap_or(imix));
-        let frames: Vec<_> = sizes.take(BURST).zip(10_000..).map(|(size, port)| frame(size, port)).collect();
+    pub fn new(size: Size, snapshot: &Snapshot) -> anyhow::Result<Self> {
+        let frame = |position: u16| frame(size.of(0, position.into()).into(), 10_000 + position);
+        let frames: Vec<_> = (0..BURST as u16).map(frame).collect();
         let path = |frame: &Vec<u8>| {
             let packet = &frame[ETHERNET..];
             let buckets = &snapshot.groups[0].buckets;

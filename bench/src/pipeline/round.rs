@@ -8,6 +8,7 @@ use super::sealing::{CIPHERTEXT, Sealing};
 use super::site::{Gateway, Site};
 use super::stages::{self, Stages};
 use crate::aead::nanoseconds;
+use crate::size::Size;
 
 /// Nanoseconds of a batch, both directions, outbound first.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,8 +22,8 @@ impl Times {
     /// The pipeline's, the AEAD's, their difference, the stages', in that direction.
     pub fn parts(&self, direction: usize) -> [f64; 3 + stages::MOST] {
         let (total, aead) = (self.total[direction], self.aead[direction]);
-        let [s0, s1, s2, s3] = self.stages[direction];
-        [total, aead, total - aead, s0, s1, s2, s3]
+        let [s0, s1, s2, s3, s4] = self.stages[direction];
+        [total, aead, total - aead, s0, s1, s2, s3, s4]
     }
 }
 
@@ -39,15 +40,15 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A bench for packets of that inner IP length, or IMIX.
+    /// A bench for packets of that inner IP length.
     ///
     /// # Errors
     /// There is no memory for the frames.
-    pub fn new(size: Option<usize>) -> anyhow::Result<Self> {
+    pub fn new(size: Size) -> anyhow::Result<Self> {
         let (a, b) = (Gateway::new(Site(1))?, Gateway::new(Site(2))?);
         let batch = Batch::new(size, &a.snapshot)?;
         let sealing = Sealing::new(&batch)?;
-        Ok(Self { a, b, batch, sealing, stages: Stages::new(), wire: Vec::new(), rounds: 0 })
+        Ok(Self { a, b, batch, sealing, stages: Stages::new()?, wire: Vec::new(), rounds: 0 })
     }
 
     /// Packets of the burst.
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn bursts_come_out_as_they_must() {
-        for size in [Some(46), Some(1420), None] {
+        for size in [Size::One(46), Size::One(1420), Size::Imix] {
             let mut bench = Bench::new(size).unwrap();
             for _ in 0..3 {
                 let times = bench.round().unwrap();
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_caught() {
         let error = |break_it: fn(&mut Bench)| {
-            let mut bench = Bench::new(Some(46)).unwrap();
+            let mut bench = Bench::new(Size::One(46)).unwrap();
             bench.round().unwrap();
             break_it(&mut bench);
             bench.round().unwrap_err().to_string()

@@ -2,38 +2,54 @@
 //! packet behind each other, so these times are a guide and do not add up to the pipeline's.
 
 use std::hint::black_box;
+use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, ensure};
 use forwarder::pipeline::snapshot::{Encap, Route, Snapshot};
 use forwarder::pipeline::{encap, flow, parse};
-use forwarder::port::BURST;
+use forwarder::port::{BURST, Port, RxFrame};
 use forwarder::wireguard::Session;
 use forwarder::wireguard::message::DataHeader;
 
 use super::batch::Batch;
+use super::port::{MemoryPort, ROOM, Wire};
 use super::site::{LAN, LAN_PORT, Site, wire};
 use crate::aead::nanoseconds;
 use crate::packet::{ETHERNET, HEADERS};
 
 /// Stages of a direction.
-pub const MOST: usize = 4;
+pub const MOST: usize = 5;
 
-/// Their names, outbound and inbound, the AEAD's left out.
+/// Their names, outbound and inbound, the AEAD's left out. `ports` is the work of these ports of memory, which those
+/// of sockets do in their own way.
 pub const NAMES: [[&str; MOST]; 2] =
-    [["parse", "route", "select", "header"], ["demux", "replay", "check", "next hop"]];
+    [["ports", "parse", "route", "select", "header"], ["ports", "demux", "replay", "check", "next hop"]];
 
 /// What they need beside the batch.
 pub struct Stages {
     /// Its window sees the counters of each round.
     session: Session,
     counter: u64,
-    frame: [u8; 2048],
+    frame: [u8; ROOM],
+    port: Box<dyn Port>,
+    wire: Wire,
+    received: Vec<RxFrame>,
 }
 
 impl Stages {
-    pub fn new() -> Self {
-        Self { session: Site(2).session(0), counter: 0, frame: [0; 2048] }
+    /// # Errors
+    /// There is no memory for frames.
+    pub fn new() -> io::Result<Self> {
+        let (port, wire) = MemoryPort::new(LAN_PORT)?;
+        Ok(Self {
+            session: Site(2).session(0),
+            counter: 0,
+            frame: [0; ROOM],
+            port: Box::new(port),
+            wire,
+            received: Vec::with_capacity(BURST),
+        })
     }
 
     /// Nanoseconds of each stage over the batch, as [`NAMES`] has them.
@@ -59,18 +75,43 @@ impl Stages {
         let all = packets.len();
         Ok([
             [
+                self.ported(&batch.frames)?,
                 over(all, &mut |i| parsed(a, &batch.frames[i]))?,
                 over(all, &mut |i| routed(a, &ips[i]))?,
                 over(all, &mut |i| selected(a, &ips[i], packets[i]))?,
                 over(all, &mut |i| self.headed(a, batch.paths[i], i, ips[i].len))?,
             ],
             [
+                self.ported(wire)?,
                 over(all, &mut |i| sorted(b, &wire[i]))?,
                 self.committed(all)?,
                 over(all, &mut |i| checked(b, batch.paths[i], packets[i]))?,
                 over(all, &mut |i| next_hop(b, ips[i].destination))?,
             ],
         ])
+    }
+
+    /// What a lane asks of its ports for a burst.
+    fn ported(&mut self, frames: &[Vec<u8>]) -> anyhow::Result<f64> {
+        for frame in frames {
+            self.wire.push(frame);
+        }
+        let time = nanoseconds(|| {
+            self.port.receive(0, BURST, &mut self.received);
+            for frame in &self.received {
+                let Some(mut tx) = self.port.reserve() else { continue };
+                tx.frame.set_range(0, frame.frame.len());
+                self.port.transmit(tx);
+            }
+            for frame in self.received.drain(..) {
+                self.port.release(frame);
+            }
+            self.port.flush();
+        });
+        let mut sent = 0;
+        self.wire.take(|_| sent += 1);
+        ensure!(sent == frames.len(), "{sent} of {} frames passed a port", frames.len());
+        Ok(time)
     }
 
     /// Both headers of a message.

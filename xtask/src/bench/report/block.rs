@@ -74,11 +74,10 @@ impl<'a> Block<'a> {
 
     /// Whether a low figure is a good one: by its unit, and by its name where the unit does not tell.
     pub fn less_is_better(&self) -> bool {
-        const COSTS: [&str; 11] =
-            ["ns", "us", "ms", "s", "ns/packet", "CPU-seconds", "CPU s", "cores", "KiB", "MiB", "bytes"];
-        const FAULTS: [&str; 5] = ["loss", "lost", "reorder", "late", "duplicate"];
-        COSTS.contains(&self.unit)
-            || FAULTS.iter().any(|fault| self.measure.contains(fault)) && !self.measure.contains("latency")
+        const COSTS: [&str; 9] =
+            ["ns", "us", "ms", "ns/packet", "CPUs", "% of a CPU", "KiB", "MiB", "replies"];
+        const FAULTS: [&str; 5] = ["loss", "lost", "reorder", "duplicate", "retransmitted"];
+        COSTS.contains(&self.unit) || FAULTS.iter().any(|fault| self.measure.contains(fault))
     }
 
     /// Our ratio to null and to the best peer, where the block has these.
