@@ -106,7 +106,7 @@ pub fn measure(
     let mut report = run(&mut sender, &mut sink, load, search, highest)?;
     report.ceiling_pps = ceiling_pps;
     for goal in &mut report.goals {
-        goal.generator_bound = (ceiling_pps as f64) < HEADROOM * goal.pps as f64;
+        goal.generator_bound |= (ceiling_pps as f64) < HEADROOM * goal.pps as f64;
     }
     Ok(report)
 }
@@ -205,7 +205,7 @@ fn run(
         let measured = trial::run(sender, sink, rate, duration, 2 * trials.len() as u16)?;
         let trial = Observed::new(rate, duration, &measured);
         eprintln!("{}", trial.line());
-        let loss = if measured.was_offered() { measured.loss() } else { 1.0 };
+        let loss = if trial.was_offered() { trial.loss } else { 1.0 };
         let outcome = Outcome { loss, delivered: trial.delivered_pps };
         trials.push(trial);
         anyhow::Ok(outcome)

@@ -39,7 +39,7 @@ pub struct Goal {
     pub upper_pps: Option<u64>,
     /// The trials were enough to get as near as asked.
     pub complete: bool,
-    /// The ceiling is too near for the rate to be the gateway's.
+    /// The ceiling is too near for the rate to be the gateway's, or what failed above it is the generator alone.
     pub generator_bound: bool,
     /// The last and longest good trial at that rate.
     pub trial: Option<Observed>,
@@ -111,12 +111,14 @@ impl Goal {
     /// Of the trials, the last good one at the lower bound is what it stands for.
     pub fn new(loss_limit: f64, bounds: Bounds, trials: &[Observed]) -> Self {
         let good = trials.iter().rev().find(|trial| trial.pps == bounds.lower && trial.loss <= loss_limit);
+        let above = trials.iter().filter(|trial| Some(trial.pps) == bounds.upper);
+        let mut failed = above.filter(|trial| trial.loss > loss_limit || !trial.was_offered()).peekable();
         Self {
             loss_limit,
             pps: bounds.lower,
             upper_pps: bounds.upper,
             complete: bounds.complete,
-            generator_bound: false,
+            generator_bound: failed.peek().is_some() && failed.all(|trial| trial.loss <= loss_limit),
             trial: good.cloned(),
         }
     }
@@ -152,6 +154,11 @@ impl Observed {
             lateness: Latency::new(&measured.lateness),
             cpu: measured.cpu,
         }
+    }
+
+    /// Whether the generator kept the rate up, less half a percent.
+    pub fn was_offered(&self) -> bool {
+        self.sent as f64 >= 0.995 * self.offered as f64
     }
 
     /// One line.
@@ -197,5 +204,38 @@ impl Latency {
             p99_9: at(99.9),
             curve: PERCENTILES.map(|percentile| [percentile, at(percentile)]).to_vec(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::Account;
+
+    /// Of a trial at this rate in which so many packets were sent of a thousand.
+    fn observed(pps: u64, sent: u64, received: u32) -> Observed {
+        let mut account = Account::new(1);
+        for sequence in 0..received {
+            account.arrive(0, sequence);
+        }
+        let (latency, lateness) = (Histogram::new(3).expect("valid"), Histogram::new(3).expect("valid"));
+        let cpu = CpuSeconds::default();
+        let measured = Measured { offered: 1000, sent, account, latency, lateness, sink_lost: 0, cpu };
+        Observed::new(pps, Duration::from_secs(1), &measured)
+    }
+
+    #[test]
+    fn a_rate_is_the_generators_when_only_that_failed_above_it() {
+        let bounds = Bounds { lower: 900, upper: Some(950), complete: true };
+        let good = observed(900, 1000, 1000);
+        let bound = |above: &[Observed]| {
+            let goal = Goal::new(0.005, bounds, &[std::slice::from_ref(&good), above].concat());
+            assert_eq!(goal.trial.map(|trial| trial.received), Some(1000));
+            goal.generator_bound
+        };
+        let (late, lossy) = (observed(950, 900, 900), observed(950, 1000, 900));
+        assert!(bound(&[late.clone(), late.clone()]));
+        assert!(!bound(&[late, lossy.clone()]));
+        assert!(!bound(&[lossy]));
     }
 }

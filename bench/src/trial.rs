@@ -47,11 +47,6 @@ impl Measured {
     pub fn loss(&self) -> f64 {
         1.0 - self.account.received as f64 / self.sent.max(1) as f64
     }
-
-    /// Whether the generator kept the rate up, less half a percent.
-    pub fn was_offered(&self) -> bool {
-        self.sent as f64 >= 0.995 * self.offered as f64
-    }
 }
 
 /// Offers `rate` packets a second for `duration`, after a warm-up that is not counted. It takes the

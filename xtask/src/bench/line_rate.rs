@@ -207,7 +207,6 @@ impl Turn<'_> {
         let trial = self.stand.with(system, |_| self.stand.generator().offer(load, pps))?;
         let cpus = |seconds: f64| seconds / load.seconds;
         let own = cpus(trial.cpu.total()) - baseline;
-        samples.add(&name, "cpu at the best peer's pdr", size, "cores", own);
         for (kind, seconds) in
             [("user", trial.cpu.user), ("system", trial.cpu.system), ("softirq", trial.cpu.softirq)]
         {
@@ -215,6 +214,7 @@ impl Turn<'_> {
             samples.add(&name, &measure, size, "cores", cpus(seconds));
         }
         if own > LEAST_CPUS {
+            samples.add(&name, "cpu at the best peer's pdr", size, "cores", own);
             let packets = trial.delivered_pps as f64 / own;
             samples.add(&name, "packets per CPU-second", size, "packets/CPU-second", packets);
             self.progress.step(format!("  {name}: {packets:.0} packets/CPU-second at {pps} packets/s"));

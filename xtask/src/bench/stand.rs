@@ -265,7 +265,7 @@ pub fn doubts(system: &System, measure: &str, size: &str, rate: &Rate, ceiling: 
     let mut doubts = Vec::new();
     if rate.generator_bound {
         doubts.push(format!(
-            "{name}, {measure} at {size}: it is near the generator's own ceiling of {ceiling} packets/s"
+            "{name}, {measure} at {size}: the generator may be what limits it (alone it does {ceiling} packets/s)"
         ));
     }
     if !rate.complete {
