@@ -18,8 +18,10 @@ mod plan;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
+use std::hint::black_box;
+
 use arrayvec::ArrayVec;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq as _};
 
 use super::{Open, Seal, TAG_LEN, single};
 use plan::Packet;
@@ -43,14 +45,24 @@ pub struct Kernel {
     group: usize,
     /// Ring may do fewer packets than these faster.
     few: usize,
-    /// Cycles for these packets, sorted by length.
-    cost: fn(&[Packet]) -> usize,
+    /// Cycles for packets of these lengths, sorted.
+    cost: fn(&[usize]) -> usize,
 }
 
 impl Kernel {
     /// The same, and ring gets nothing: for tests of the kernel itself.
     pub fn alone(self) -> Self {
         Self { cost: |_| 0, ..self }
+    }
+
+    /// Whether ring does packets of these lengths faster, one by one. That is a question for one call only.
+    fn loses(self, lens: impl ExactSizeIterator<Item = usize>) -> bool {
+        if lens.len() >= self.few || lens.len() > self.group {
+            return false;
+        }
+        let mut lens: ArrayVec<_, MOST> = lens.collect();
+        lens.sort_unstable();
+        cost_of_ring(&lens) < (self.cost)(&lens)
     }
 }
 
@@ -73,7 +85,7 @@ pub fn avx512() -> Option<Kernel> {
 pub fn avx2() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-        return Some(Kernel { run: avx2::run, group: GROUP, few: usize::MAX, cost: avx2::cost });
+        return Some(Kernel { run: avx2::run, group: MOST, few: 4, cost: avx2::cost });
     }
     None
 }
@@ -81,6 +93,10 @@ pub fn avx2() -> Option<Kernel> {
 /// Seals every job.
 pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
     for jobs in jobs.chunks_mut(BATCH) {
+        if kernel.loses(jobs.iter().map(|job| job.destination.len().saturating_sub(TAG_LEN))) {
+            jobs.iter_mut().for_each(single::seal);
+            continue;
+        }
         let mut packets = ArrayVec::<_, BATCH>::new();
         for (index, job) in jobs.iter_mut().enumerate() {
             let len = job.destination.len().checked_sub(TAG_LEN).expect("the destination has room for a tag");
@@ -111,6 +127,11 @@ pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
 /// Opens every job and says in each whether it is authentic.
 pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
     for jobs in jobs.chunks_mut(BATCH) {
+        if kernel.loses(jobs.iter().map(|job| job.destination.len())) {
+            jobs.iter_mut().for_each(single::open);
+            continue;
+        }
+        let mut all = Choice::from(1);
         let mut packets = ArrayVec::<_, BATCH>::new();
         for (index, job) in jobs.iter_mut().enumerate() {
             job.authentic = false;
@@ -136,14 +157,25 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
                 let job = &mut jobs[packet.job];
                 let Some(tag) = tag else { return single::open(job) };
                 let expected = u128::from_le_bytes(*tag);
-                let claimed = job.source.last_chunk().map_or(0, |tag| u128::from_le_bytes(*tag));
-                job.authentic = expected.ct_eq(&claimed).into();
-                if !job.authentic {
-                    job.destination.fill(0);
-                }
+                // The tag follows the text.
+                let claimed = packet.source.add(packet.len).cast::<[u8; TAG_LEN]>().read();
+                let claimed = u128::from_le_bytes(claimed);
+                let authentic = expected.ct_eq(&claimed);
+                job.authentic = authentic.into();
+                all &= authentic;
             });
         }
+        if !bool::from(all) {
+            jobs.iter_mut().for_each(wipe_forged);
+        }
     }
+}
+
+/// Wipes what is not authentic, in the time that it takes to leave what is: which packets of a batch are forged
+/// does not show.
+fn wipe_forged(job: &mut Open<'_>) {
+    let mask = black_box(0_u8.wrapping_sub(u8::from(job.authentic)));
+    job.destination.iter_mut().for_each(|byte| *byte &= mask);
 }
 
 /// Runs the packets through the kernel and hands out their tags; none for packets that ring does faster.
@@ -158,7 +190,7 @@ unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Pack
     }
     let groups = packets.len().div_ceil(kernel.group).max(1);
     for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
-        if group.len() < kernel.few && cost_of_ring(group) < (kernel.cost)(group) {
+        if groups > 1 && kernel.loses(group.iter().map(|packet| packet.len)) {
             for packet in group {
                 done(packet, None);
             }
@@ -174,7 +206,7 @@ unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Pack
     }
 }
 
-/// What the packets cost in cycles, one by one (measured on Zen 4).
-fn cost_of_ring(packets: &[Packet]) -> usize {
-    packets.iter().map(|packet| 520 + packet.len * 3 / 2).sum()
+/// What packets of these lengths cost in cycles, one by one (measured on Zen 4).
+fn cost_of_ring(lens: &[usize]) -> usize {
+    lens.iter().map(|len| 520 + len * 3 / 2).sum()
 }

@@ -29,13 +29,17 @@ pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
     }
 }
 
-/// What the packets, sorted by length, cost in cycles (measured on Zen 4).
-pub fn cost(packets: &[Packet]) -> usize {
-    let blocks: usize = packets.iter().map(|packet| 1 + packet.len.div_ceil(plan::BLOCK)).sum();
-    let sets = blocks.div_ceil(lanes::LANES);
-    let rows: usize =
-        packets.chunks(poly::LANES).filter_map(|group| group.last()).map(|packet| 1 + packet.len / 16).sum();
-    700 + 1450 * (sets / 2) + 850 * (sets % 2) + 32 * rows + 40 * packets.len()
+/// What packets of these lengths cost in cycles (measured on Zen 4).
+pub fn cost(lens: &[usize]) -> usize {
+    const SET: usize = lanes::LANES * plan::BLOCK;
+    let whole: usize = lens.iter().map(|len| len / SET).sum();
+    let lanes: usize = lens.iter().map(|len| 1 + (len % SET).div_ceil(plan::BLOCK)).sum();
+    let sets = whole + lanes.div_ceil(lanes::LANES);
+    let rows = 1 + lens.iter().max().map_or(0, |longest| longest.div_ceil(16));
+    450 + 1290 * (sets / 2)
+        + 700 * (sets % 2)
+        + 32 * rows * lens.len().div_ceil(poly::LANES)
+        + 25 * lens.len()
 }
 
 /// The tags by themselves, with the first block of each packet.

@@ -31,7 +31,7 @@ impl Table {
         lens: [0; GROUP],
         first: [0; GROUP],
         texts: [std::ptr::null(); GROUP],
-        same_key: true,
+        same_key: false,
         keys: 0,
         end: 0,
         lanes: [0; ROOM],
@@ -43,19 +43,19 @@ impl Table {
     #[inline(never)]
     pub fn fill(&mut self, packets: &[Packet]) {
         let count = packets.len();
-        let mut lane = count;
+        let (mut lane, mut same_key) = (count, true);
         for (i, packet) in packets.iter().enumerate() {
             self.nonces[i] = packet.nonce;
             self.lens[i] = packet.len as u64;
             self.texts[i] = packet.ciphertext;
-            self.same_key &= packet.key == packets[0].key;
+            same_key &= packet.key == packets[0].key;
             let whole = whole_blocks(packet);
             self.first[i] = (whole as u32).wrapping_sub(lane as u32);
             self.lanes[i] = i as u8;
             self.lanes[lane..][..LANES].fill(i as u8);
             lane += packet.len.div_ceil(BLOCK).wrapping_sub(whole);
         }
-        (self.keys, self.end) = (count, lane);
+        (self.keys, self.end, self.same_key) = (count, lane, same_key);
         for i in count..count.next_multiple_of(poly::LANES) {
             self.lens[i] = self.lens[count - 1];
             self.texts[i] = self.texts[count - 1];
