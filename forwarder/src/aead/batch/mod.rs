@@ -14,7 +14,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod plan;
+mod packet;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
@@ -24,13 +24,10 @@ use arrayvec::ArrayVec;
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::{Open, Seal, TAG_LEN, single};
-use plan::Packet;
+use packet::Packet;
 
-/// Packets of a kernel's call, unless it says otherwise: their texts fit into a first-level cache.
-pub const GROUP: usize = 16;
-
-/// The most that a kernel takes.
-const MOST: usize = 32;
+/// Packets of a kernel's call.
+pub const GROUP: usize = 32;
 
 /// Packets that are sorted together.
 const BATCH: usize = 64;
@@ -41,8 +38,6 @@ const BATCH: usize = 64;
 #[derive(Clone, Copy)]
 pub struct Kernel {
     run: unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]),
-    /// Packets of a call, at most [`MOST`].
-    group: usize,
     /// Ring may do fewer packets than these faster.
     few: usize,
     /// Cycles for packets of these lengths, sorted.
@@ -57,10 +52,10 @@ impl Kernel {
 
     /// Whether ring does packets of these lengths faster, one by one. That is a question for one call only.
     fn loses(self, lens: impl ExactSizeIterator<Item = usize>) -> bool {
-        if lens.len() >= self.few || lens.len() > self.group {
+        if lens.len() >= self.few || lens.len() > GROUP {
             return false;
         }
-        let mut lens: ArrayVec<_, MOST> = lens.collect();
+        let mut lens: ArrayVec<_, GROUP> = lens.collect();
         lens.sort_unstable();
         cost_of_ring(&lens) < (self.cost)(&lens)
     }
@@ -76,7 +71,7 @@ pub fn avx512() -> Option<Kernel> {
         && is_x86_feature_detected!("avx512ifma")
         && is_x86_feature_detected!("bmi2")
     {
-        return Some(Kernel { run: avx512::run, group: avx512::GROUP, few: 8, cost: avx512::cost });
+        return Some(Kernel { run: avx512::run, few: 8, cost: avx512::cost });
     }
     None
 }
@@ -85,7 +80,7 @@ pub fn avx512() -> Option<Kernel> {
 pub fn avx2() -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-        return Some(Kernel { run: avx2::run, group: MOST, few: 4, cost: avx2::cost });
+        return Some(Kernel { run: avx2::run, few: 4, cost: avx2::cost });
     }
     None
 }
@@ -188,7 +183,7 @@ unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Pack
     if !packets.is_sorted_by_key(|packet| packet.len) {
         packets.sort_unstable_by_key(|packet| packet.len);
     }
-    let groups = packets.len().div_ceil(kernel.group).max(1);
+    let groups = packets.len().div_ceil(GROUP).max(1);
     for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
         if groups > 1 && kernel.loses(group.iter().map(|packet| packet.len)) {
             for packet in group {
@@ -196,7 +191,7 @@ unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Pack
             }
             continue;
         }
-        let mut tags = [[0; TAG_LEN]; MOST];
+        let mut tags = [[0; TAG_LEN]; GROUP];
         let tags = &mut tags[..group.len()];
         // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
         unsafe { (kernel.run)(group, tags) };

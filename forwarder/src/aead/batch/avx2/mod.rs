@@ -9,7 +9,7 @@ pub(super) mod poly;
 mod sets;
 mod weave;
 
-use super::plan::{self, Packet};
+use super::packet::{BLOCK, Packet};
 use super::{BATCH, TAG_LEN};
 use chacha::{DOUBLE_ROUNDS, LANES};
 use sets::{Set, Sets};
@@ -60,7 +60,7 @@ unsafe fn encrypt(packets: &[Packet], keys: &mut [[u64; 4]; BATCH], weave: &mut 
 /// One is always too few, and other numbers than three are not: to ask costs something, too.
 pub fn cost(lens: &[usize]) -> usize {
     let &[a, b, c] = lens else { return if lens.len() == 1 { usize::MAX } else { 0 } };
-    let blocks = [a, b, c].map(|len| 1 + len.div_ceil(plan::BLOCK));
+    let blocks = [a, b, c].map(|len| 1 + len.div_ceil(BLOCK));
     let [b_steps, c_steps] = [b, c].map(|len| len / STEP);
     let sets = blocks.iter().sum::<usize>().div_ceil(LANES);
     // The rounds of so many sets have a step woven in. The third packet waits for its own blocks.

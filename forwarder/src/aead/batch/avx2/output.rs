@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
-use super::super::plan::BLOCK;
+use super::super::packet::BLOCK;
 use super::chacha::{LANES, transpose};
 use super::sets::{Run, Set};
 

@@ -5,7 +5,7 @@
 #[cfg(test)]
 use super::super::GROUP;
 #[cfg(test)]
-use super::super::plan::Packet;
+use super::super::packet::Packet;
 #[cfg(test)]
 use super::{sets::Front, weave::Weave};
 
@@ -193,7 +193,7 @@ mod tests {
                 for r in r0s.iter().flat_map(|r0| r1s.iter().map(|r1| [*r0, *r1, r1 / 4 * 5])) {
                     for text in words.iter().flat_map(|low| words.iter().map(|high| [*low, *high])) {
                         // SAFETY: the processor has the features; multiplier and text are here.
-                        let found = unsafe { block(h, &r, text.as_ptr().cast()) };
+                        let found = unsafe { block(h, &raw const r, text.as_ptr().cast()) };
                         assert_eq!(found, expected(h, r, text), "{h:x?} {r:x?} {text:x?}");
                     }
                 }

@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::super::plan::{BLOCK, Packet};
+use super::super::packet::{BLOCK, Packet};
 use super::chacha::LANES;
 
 /// Successive blocks of one packet, each in a lane of its own.

@@ -4,7 +4,7 @@
 //! Which steps there are depends on lengths only.
 
 use super::super::TAG_LEN;
-use super::super::plan::{self, Packet};
+use super::super::packet::{BLOCK, Packet};
 use super::poly::{self, Mac};
 use super::sets::Front;
 
@@ -131,7 +131,7 @@ impl<'a> Weave<'a> {
             let encrypted = if stream.complete {
                 packet.len & !(poly::BLOCK - 1)
             } else {
-                block.wrapping_sub(1).wrapping_mul(plan::BLOCK)
+                block.wrapping_sub(1).wrapping_mul(BLOCK)
             };
             stream.end = packet.ciphertext.wrapping_add(encrypted);
         }

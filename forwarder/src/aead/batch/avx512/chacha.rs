@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::{BLOCK, Packet};
+use super::super::packet::{BLOCK, Packet};
 use super::GROUP;
 use super::keys::Keys;
 use super::lanes::{LANES, Room, Set, Start, Walk};

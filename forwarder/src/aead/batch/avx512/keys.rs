@@ -43,23 +43,25 @@ impl Keys {
         // The first eight lanes, or the others.
         let lanes = _mm512_add_epi32(
             _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
-            _mm512_set1_epi32((i as i32 & 1) << 3),
+            _mm512_set1_epi32((i as u32 % 2 * 8).cast_signed()),
         );
         let pair = |low: usize, high: usize| _mm512_permutex2var_epi32(words[low], lanes, words[high]);
         Key { r: [pair(0, 1), pair(2, 3)], s: [pair(4, 5), pair(6, 7)] }
     }
 
-    /// Those of sixteen packets whose first blocks are given.
+    /// Those of packets whose first blocks are given.
     #[cfg(test)]
     #[target_feature(enable = "avx512f")]
-    pub fn of(blocks: &[[u64; 8]; LANES]) -> Self {
-        let word = |i: usize| {
-            let words = blocks.map(|block| (block[i / 2] >> (i % 2 * 32)) as u32);
-            // SAFETY: sixteen words are a register.
-            unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
-        };
+    pub fn of(blocks: &[[u64; 8]; GROUP]) -> Self {
         let mut keys = Self::new();
-        keys.push(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(word));
+        for blocks in blocks.as_chunks::<LANES>().0 {
+            let word = |i: usize| {
+                let words = blocks.map(|block| (block[i / 2] >> (i % 2 * 32)) as u32);
+                // SAFETY: sixteen words are a register.
+                unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+            };
+            keys.push(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(word));
+        }
         keys
     }
 }

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::super::plan::{BLOCK, Packet};
+use super::super::packet::{BLOCK, Packet};
 use super::table::{Table, whole_blocks};
 
 /// Blocks of a set.
@@ -133,7 +133,11 @@ impl<'a> Walk<'a> {
             counter: _mm512_maskz_mov_epi32(texts as u16, counter),
             nonce: self.nonces.map(look_up),
             // SAFETY: the caller's promise.
-            key: if self.table.same_key { &self.key } else { unsafe { self.keys(lane, &mut room.keys) } },
+            key: if self.table.same_key {
+                &raw const self.key
+            } else {
+                unsafe { self.keys(lane, &mut room.keys) }
+            },
             source: std::ptr::null(),
         }
     }
@@ -171,7 +175,11 @@ impl<'a> Walk<'a> {
             counter: after(block),
             nonce: [packet.nonce, packet.nonce >> 32].map(|half| _mm512_set1_epi32(half as i32)),
             // SAFETY: the caller's promise.
-            key: if self.table.same_key { &self.key } else { room.keys.write(unsafe { key(packet.key) }) },
+            key: if self.table.same_key {
+                &raw const self.key
+            } else {
+                room.keys.write(unsafe { key(packet.key) })
+            },
             source: if at + LANES * BLOCK <= packet.source_len {
                 packet.source.wrapping_add(at)
             } else {
@@ -201,7 +209,7 @@ unsafe fn padded(packet: &Packet, at: usize, room: &mut MaybeUninit<[u8; LANES *
 #[inline]
 fn after(number: usize) -> __m512i {
     let iota = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
-    _mm512_add_epi32(iota, _mm512_set1_epi32(number as i32))
+    _mm512_add_epi32(iota, _mm512_set1_epi32((number as u32).cast_signed()))
 }
 
 /// A key in all lanes.

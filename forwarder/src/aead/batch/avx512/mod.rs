@@ -6,12 +6,10 @@ mod lanes;
 mod poly;
 mod table;
 
-use super::plan::{self, Packet};
+use super::GROUP;
+use super::packet::{BLOCK, Packet};
 use keys::Keys;
 use table::Table;
-
-/// Packets of a call.
-pub const GROUP: usize = 32;
 
 /// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
 ///
@@ -31,9 +29,9 @@ pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
 
 /// What packets of these lengths cost in cycles (measured on Zen 4).
 pub fn cost(lens: &[usize]) -> usize {
-    const SET: usize = lanes::LANES * plan::BLOCK;
+    const SET: usize = lanes::LANES * BLOCK;
     let whole: usize = lens.iter().map(|len| len / SET).sum();
-    let lanes: usize = lens.iter().map(|len| 1 + (len % SET).div_ceil(plan::BLOCK)).sum();
+    let lanes: usize = lens.iter().map(|len| 1 + (len % SET).div_ceil(BLOCK)).sum();
     let sets = whole + lanes.div_ceil(lanes::LANES);
     let rows = 1 + lens.iter().max().map_or(0, |longest| longest.div_ceil(16));
     450 + 1290 * (sets / 2)
@@ -48,7 +46,7 @@ pub fn cost(lens: &[usize]) -> usize {
 /// As above; ciphertexts are read only.
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; super::GROUP], tags: &mut [[u8; 16]]) {
+pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
     let mut table = Table::EMPTY;
     table.fill(packets);
     // SAFETY: the caller's promise.

@@ -143,7 +143,7 @@ impl<'a> Texts<'a> {
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn end_at(&self, blocks: usize) -> bool {
-        _mm512_cmpneq_epi64_mask(self.lens, _mm512_set1_epi64((blocks * BLOCK) as i64)) == 0
+        _mm512_cmpneq_epi64_mask(self.lens, _mm512_set1_epi64(((blocks * BLOCK) as u64).cast_signed())) == 0
     }
 
     /// Block `i` of each text.
@@ -234,7 +234,7 @@ impl Group {
             // SAFETY: all of them have this block.
             self.block(unsafe { texts.blocks(i) });
         }
-        let rests = _mm512_test_epi64_mask(texts.lens, _mm512_set1_epi64(BLOCK as i64 - 1));
+        let rests = _mm512_test_epi64_mask(texts.lens, _mm512_set1_epi64((BLOCK as u64 - 1).cast_signed()));
         // SAFETY: the caller's promise.
         unsafe {
             if most > least {

@@ -1,6 +1,6 @@
 //! What the lanes look up of the packets, one array for each kind; and which packet each lane has.
 
-use super::super::plan::{BLOCK, Packet};
+use super::super::packet::{BLOCK, Packet};
 use super::lanes::LANES;
 use super::{GROUP, poly};
 
