@@ -89,7 +89,9 @@ fn chosen(options: &Options) -> anyhow::Result<Vec<Row>> {
     let mut measure = |name: &str, sizes: &[usize]| {
         let measured = measure(name, sizes, Contender::all(), RUNS, LONG)?;
         let bytes = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64;
-        measured.iter().for_each(|row| row.print(bytes));
+        for row in &measured {
+            row.print(bytes);
+        }
         rows.extend(measured);
         anyhow::Ok(())
     };

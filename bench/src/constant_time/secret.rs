@@ -129,7 +129,9 @@ impl Batch {
             Secret::Key => {
                 let mut bytes = [0; 32];
                 self.rng.fill_bytes(&mut bytes);
-                bytes.iter_mut().for_each(|byte| *byte &= random);
+                for byte in &mut bytes {
+                    *byte &= random;
+                }
                 self.shown[..32].copy_from_slice(&bytes);
                 self.key = Key::new(&bytes);
             }

@@ -132,10 +132,10 @@ impl<'a> Walk<'a> {
         Start {
             counter: _mm512_maskz_mov_epi32(texts as u16, counter),
             nonce: self.nonces.map(look_up),
-            // SAFETY: the caller's promise.
             key: if self.table.same_key {
                 &raw const self.key
             } else {
+                // SAFETY: the caller's promise.
                 unsafe { self.keys(lane, &mut room.keys) }
             },
             source: std::ptr::null(),
@@ -174,10 +174,10 @@ impl<'a> Walk<'a> {
         Start {
             counter: after(block),
             nonce: [packet.nonce, packet.nonce >> 32].map(|half| _mm512_set1_epi32(half as i32)),
-            // SAFETY: the caller's promise.
             key: if self.table.same_key {
                 &raw const self.key
             } else {
+                // SAFETY: the caller's promise.
                 room.keys.write(unsafe { key(packet.key) })
             },
             source: if at + LANES * BLOCK <= packet.source_len {

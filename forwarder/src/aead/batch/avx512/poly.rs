@@ -3,7 +3,8 @@
 //!
 //! Numbers are three limbs of 44, 44 and 42 bits. Between blocks the first may have up to 51 bits, which
 //! leaves products of 52 bits each and sums of 64 far from their ends:
-//! `h0 < 2^51`, `h1 < 2^45`, `h2 < 2^43`, `r0, r1 < 2^44`, `r2 < 2^36`, `20 r1 < 2^49`, `20 r2 < 2^41`.
+//! `h0 < 2^51`, `h1 < 2^45`, `h2 < 2^43`, `r0, r1 < 2^44`, `r2 < 2^36`, `20 r1 < 2^49`, `20 r2 < 2^41`; and the
+//! upper halves of the third sum are below 2^38, so that `5 * 2^10` of them are below 2^51.
 
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
