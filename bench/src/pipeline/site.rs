@@ -9,7 +9,7 @@ use forwarder::drops::Drop;
 use forwarder::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use forwarder::pipeline::control::Refused;
 use forwarder::pipeline::snapshot::{
-    AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Snapshot, Tunnel,
 };
 use forwarder::pipeline::{Control, Lane, LaneCounters, Ports, flow};
 use forwarder::wireguard::{Role, Session, SessionId, SessionKeys};
@@ -93,12 +93,10 @@ impl Site {
     fn snapshot(self) -> anyhow::Result<Snapshot> {
         let prefix = |site: Self| format!("10.{}.0.0/16", site.0);
         let (here, there) = (prefix(self).parse()?, prefix(self.other()).parse()?);
-        let mut routes = Routes::default();
-        routes.v4.insert(here, Route::Interface { interface: LAN, gateway: None });
-        routes.v4.insert(there, Route::Tunnel(GroupId(0)));
+        let lan = Route::Interface { interface: LAN, gateway: None };
+        let routes: Routes = [(here, lan), (there, Route::Tunnel(GroupId(0)))].into_iter().collect();
         let tunnel = |path: usize| {
-            let mut allowed_ips = AllowedIps::default();
-            allowed_ips.v4.insert(there, PeerId(path as u32));
+            let allowed_ips = [(there, PeerId(path as u32))].into_iter().collect();
             let listen_port = self.endpoint(path).port();
             Tunnel { position: path, listen_port, allowed_ips, mtu: MTU, ..Tunnel::default() }
         };

@@ -25,11 +25,13 @@ const MULTICAST_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0,
 /// The tables of the two kinds of lanes.
 #[derive(Clone, Debug, Default)]
 pub struct Merged {
-    /// The workers', and what the programs steer by.
+    /// The workers'.
     pub fast: Arc<Routes>,
     /// The slow path's. What the kernel routed into the TUN, by whatever rule, belongs to the most
     /// specific group, even where the tables that we read do not say so.
     pub slow: Arc<Routes>,
+    /// What the XDP programs must know of the workers' routes: the tunnels' prefixes, and the exceptions inside them.
+    pub steering: Vec<(IpNet, Steering)>,
 }
 
 /// Merges the kernel's routes with the topology's groups. `tun` is our TUN device.
@@ -60,16 +62,21 @@ pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Merged {
             }
         }
     }
-    let routes = |slow| Routes { v4: overlay(&fib4, &groups4, slow), v6: overlay(&fib6, &groups6, slow) };
-    Merged { fast: Arc::new(routes(false)), slow: Arc::new(routes(true)) }
+    let merged = |slow| (overlay(&fib4, &groups4, slow), overlay(&fib6, &groups6, slow));
+    let (fast4, fast6) = merged(false);
+    let steering = nets(steered(&fast4), steered(&fast6)).collect();
+    let (slow4, slow6) = merged(true);
+    let routes = |v4, v6| Arc::new(nets(v4, v6).collect());
+    Merged { fast: routes(fast4, fast6), slow: routes(slow4, slow6), steering }
 }
 
-/// What the XDP program must know of `routes`: the tunnels' prefixes, and the exceptions inside them.
-pub fn steering(routes: &Routes) -> Vec<(IpNet, Steering)> {
-    let mut entries = Vec::new();
-    entries.extend(steered(&routes.v4).map(|(p, s)| (IpNet::V4(p), s)));
-    entries.extend(steered(&routes.v6).map(|(p, s)| (IpNet::V6(p), s)));
-    entries
+/// Prefixes of both families.
+fn nets<V>(
+    v4: impl IntoIterator<Item = (Ipv4Net, V)>,
+    v6: impl IntoIterator<Item = (Ipv6Net, V)>,
+) -> impl Iterator<Item = (IpNet, V)> {
+    let v4 = v4.into_iter().map(|(net, value)| (IpNet::V4(net), value));
+    v4.chain(v6.into_iter().map(|(net, value)| (IpNet::V6(net), value)))
 }
 
 /// Where the kernel's route leads.
@@ -123,6 +130,7 @@ fn overlay<P: Prefix + Clone>(
     prefixes.filter_map(|p| group_itself(&p).or_else(|| resolve(&p)).map(|route| (p, route))).collect()
 }
 
+/// The tunnels' prefixes, and the exceptions inside them.
 fn steered<P: Prefix + Clone>(routes: &PrefixMap<P, Route>) -> impl Iterator<Item = (P, Steering)> {
     let tunnelled = |p: &P| routes.cover(p).any(|(_, r)| matches!(r, Route::Tunnel(_)));
     routes.iter().filter_map(move |(p, r)| match r {
@@ -161,8 +169,8 @@ mod tests {
         Topology { interfaces: vec![plan], groups: groups.iter().map(group).collect(), ..Topology::default() }
     }
 
-    fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Arc<Routes> {
-        merge(&View { routes, ..View::default() }, &topology(groups), TUN).fast
+    fn merged(routes: Vec<KernelRoute>, groups: &[&[&str]]) -> Merged {
+        merge(&View { routes, ..View::default() }, &topology(groups), TUN)
     }
 
     #[test]
@@ -171,7 +179,7 @@ mod tests {
             route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0),
             route("10.1.0.0/24", RouteKind::Unicast, Some(LAN), 0),
         ];
-        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.3.0.0/16"]]);
+        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.3.0.0/16"]]).fast;
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
         assert_eq!(routes.lookup("10.3.1.1".parse().unwrap()), None);
         assert!(matches!(routes.lookup("10.1.0.9".parse().unwrap()), Some(Route::Interface { .. })));
@@ -180,7 +188,7 @@ mod tests {
     #[test]
     fn longest_group_prefix_wins_under_one_tun_route() {
         let routes = vec![route("10.0.0.0/8", RouteKind::Unicast, Some(TUN), 0)];
-        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.2.5.0/24"]]);
+        let routes = merged(routes, &[&["10.2.0.0/16"], &["10.2.5.0/24"]]).fast;
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
         assert_eq!(routes.lookup("10.2.5.1".parse().unwrap()), Some(Route::Tunnel(GroupId(1))));
         assert_eq!(routes.lookup("10.9.0.1".parse().unwrap()), Some(Route::Kernel));
@@ -194,7 +202,7 @@ mod tests {
             route("10.2.0.1/32", RouteKind::Local, None, 0),
             route("192.0.2.0/24", RouteKind::Unicast, Some(LAN), 0),
         ];
-        let mut entries = steering(&merged(routes, &[&["10.2.0.0/16"]]));
+        let mut entries = merged(routes, &[&["10.2.0.0/16"]]).steering;
         entries.sort_by_key(|(p, _)| *p);
         let want = [
             (net("10.2.0.0/16"), Steering::Tunnel),
@@ -210,17 +218,17 @@ mod tests {
             KernelRoute { table: 254, ..route("10.2.0.0/16", RouteKind::Unreachable, None, u32::MAX) };
         let with_tun = vec![guard, route("10.2.0.0/16", RouteKind::Unicast, Some(TUN), 0)];
         let routes = merged(with_tun, &[&["10.2.0.0/16"]]);
-        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
+        assert_eq!(routes.fast.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
         let routes = merged(vec![guard], &[&["10.2.0.0/16"]]);
-        assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Unreachable));
-        assert!(steering(&routes).is_empty());
+        assert_eq!(routes.fast.lookup("10.2.1.1".parse().unwrap()), Some(Route::Unreachable));
+        assert!(routes.steering.is_empty());
     }
 
     /// `AllowedIPs = 0.0.0.0/0`: specific routes of `main` first, then the tunnels' default route.
     #[test]
     fn a_tunnels_default_route_goes_before_that_of_main() {
         let through_tun = route("0.0.0.0/0", RouteKind::Unicast, Some(TUN), 0);
-        let routes = merged(
+        let Merged { fast: routes, steering, .. } = merged(
             vec![
                 route("0.0.0.0/0", RouteKind::Unicast, Some(LAN), 0),
                 route("192.0.2.0/24", RouteKind::Unicast, Some(LAN), 0),
@@ -233,7 +241,7 @@ mod tests {
         for kernels in ["224.0.0.5", "255.255.255.255"] {
             assert_eq!(routes.lookup(kernels.parse().unwrap()), Some(Route::Kernel));
         }
-        let passed = steering(&routes).iter().filter(|(_, s)| *s == Steering::Pass).count();
+        let passed = steering.iter().filter(|(_, s)| *s == Steering::Pass).count();
         assert_eq!(passed, 3, "the LAN, multicast, broadcast");
     }
 

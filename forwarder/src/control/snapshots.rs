@@ -13,7 +13,7 @@ use crate::config::TunnelConfig;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::pipeline::flow;
-use crate::pipeline::snapshot::{AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Snapshot, Tunnel};
+use crate::pipeline::snapshot::{Egress, Encap, FrameKey, Group, Map, Path, Snapshot, Tunnel};
 use crate::topology::Topology;
 use crate::wireguard::{Session, Slots};
 
@@ -81,15 +81,10 @@ pub fn tunnels(
 ) -> Arc<[Tunnel]> {
     let mut tunnels = Vec::new();
     for (position, (plan, config)) in topology.tunnels.iter().zip(configs).enumerate() {
-        let mut allowed_ips = AllowedIps::default();
-        for (peer, section) in plan.peers.iter().zip(&config.peers) {
-            for prefix in &section.allowed_ips {
-                match prefix {
-                    IpNet::V4(prefix) => drop(allowed_ips.v4.insert(*prefix, *peer)),
-                    IpNet::V6(prefix) => drop(allowed_ips.v6.insert(*prefix, *peer)),
-                }
-            }
-        }
+        let peers = plan.peers.iter().zip(&config.peers);
+        let allowed_ips =
+            peers.flat_map(|(peer, section)| section.allowed_ips.iter().map(|net| (*net, *peer)));
+        let allowed_ips = allowed_ips.collect();
         let addresses = config.addresses.iter().map(IpNet::addr).collect();
         if tunnels.len() <= plan.id.index() {
             tunnels.resize_with(plan.id.index() + 1, Tunnel::default);

@@ -103,10 +103,9 @@ impl Gateway {
 
     /// Tells every XDP program which frames are ours now.
     fn write_maps(&mut self) -> Result<(), XdpError> {
-        let steering = routes::steering(&self.routes.fast);
         let listeners = self.listeners();
         for (port, program) in (0..).map(PortId).zip(&mut self.programs) {
-            program.set_steering(&steering)?;
+            program.set_steering(&self.routes.steering)?;
             program.set_listeners(&listeners)?;
             program.set_interfaces(&interfaces(&self.plan, &self.view, port))?;
         }

@@ -23,6 +23,7 @@ mod martian;
 mod outbound;
 pub mod parse;
 mod ports;
+mod prefixes;
 mod rewrite;
 pub mod snapshot;
 #[cfg(any(test, feature = "fuzzing"))]

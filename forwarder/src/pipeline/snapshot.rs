@@ -3,13 +3,12 @@
 //! Workers and the slow path get the same routes, groups and sessions; they differ in [`Encap`] and
 //! [`Egress`], that is, in how a packet leaves.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use ipnet::{Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
 
+pub use super::prefixes::Prefixes;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::wireguard::Session;
 
@@ -58,14 +57,8 @@ pub struct FrameKey {
     pub mac: [u8; 6],
 }
 
-/// Longest-prefix-match tables: the kernel's FIB with the groups' prefixes merged in.
-#[derive(Debug, Default)]
-pub struct Routes {
-    /// IPv4.
-    pub v4: PrefixMap<Ipv4Net, Route>,
-    /// IPv6.
-    pub v6: PrefixMap<Ipv6Net, Route>,
-}
+/// The kernel's FIB with the groups' prefixes merged in.
+pub type Routes = Prefixes<Route>;
 
 /// Where an inner address belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,16 +76,6 @@ pub enum Route {
     },
     /// Unreachable, blackhole, prohibit.
     Unreachable,
-}
-
-impl Routes {
-    /// The most specific route of `address`; `None` when nothing matches.
-    pub fn lookup(&self, address: IpAddr) -> Option<Route> {
-        match address {
-            IpAddr::V4(a) => self.v4.get_lpm(&host4(a)).map(|(_, r)| *r),
-            IpAddr::V6(a) => self.v6.get_lpm(&host6(a)).map(|(_, r)| *r),
-        }
-    }
 }
 
 /// Peers that carry the same prefixes, and which of them takes which flow.
@@ -145,30 +128,11 @@ pub struct Tunnel {
     /// UDP port that its messages must have come to.
     pub listen_port: u16,
     /// Inner source -> the peer that may send it.
-    pub allowed_ips: AllowedIps,
+    pub allowed_ips: Prefixes<PeerId>,
     /// Largest IP packet of the tunnel, in bytes: padding stops there.
     pub mtu: u16,
     /// DSCP is copied from inner to outer headers and back.
     pub copy_dscp: bool,
-}
-
-/// A tunnel's allowed-IPs.
-#[derive(Debug, Default)]
-pub struct AllowedIps {
-    /// IPv4.
-    pub v4: PrefixMap<Ipv4Net, PeerId>,
-    /// IPv6.
-    pub v6: PrefixMap<Ipv6Net, PeerId>,
-}
-
-impl AllowedIps {
-    /// The peer that may send from `address`: the one with the most specific prefix.
-    pub fn lookup(&self, address: IpAddr) -> Option<PeerId> {
-        match address {
-            IpAddr::V4(a) => self.v4.get_lpm(&host4(a)).map(|(_, p)| *p),
-            IpAddr::V6(a) => self.v6.get_lpm(&host6(a)).map(|(_, p)| *p),
-        }
-    }
 }
 
 /// How plain packets leave by a layer-3 interface.
@@ -188,12 +152,4 @@ pub enum Egress {
     },
     /// Through the kernel's TUN (the slow path: the kernel forwards).
     Kernel,
-}
-
-fn host4(a: Ipv4Addr) -> Ipv4Net {
-    Ipv4Net::new_assert(a, 32)
-}
-
-fn host6(a: Ipv6Addr) -> Ipv6Net {
-    Ipv6Net::new_assert(a, 128)
 }

@@ -8,7 +8,7 @@ use crate::clock::Boottime;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::pipeline::flow;
 use crate::pipeline::snapshot::{
-    AllowedIps, Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Map, Path, Prefixes, Route, Routes, Snapshot, Tunnel,
 };
 use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -111,8 +111,7 @@ impl Site {
     pub(super) fn routes(self) -> Routes {
         let (here, there) = (self.number, 3 - self.number);
         let lan = Route::Interface { interface: LAN, gateway: None };
-        let mut routes = Routes::default();
-        let v4 = [
+        let routes = [
             (format!("10.{here}.0.0/16"), lan),
             (format!("10.{here}.0.1/32"), Route::Kernel),
             (format!("10.{here}.99.0/24"), Route::Unreachable),
@@ -120,26 +119,23 @@ impl Site {
             (format!("10.{there}.0.0/16"), Route::Tunnel(GroupId(0))),
             ("172.16.0.0/12".into(), Route::Interface { interface: LAN, gateway: Some(self.host(false)) }),
             ("192.0.0.0/16".into(), Route::Kernel),
+            (format!("2001:db8:{here}::/48"), lan),
+            (format!("2001:db8:{there}::/48"), Route::Tunnel(GroupId(0))),
         ];
-        for (net, route) in v4 {
-            routes.v4.insert(net.parse().unwrap(), route);
-        }
-        routes.v6.insert(format!("2001:db8:{here}::/48").parse().unwrap(), lan);
-        routes.v6.insert(format!("2001:db8:{there}::/48").parse().unwrap(), Route::Tunnel(GroupId(0)));
-        routes
+        routes.into_iter().map(|(net, route)| (net.parse().unwrap(), route)).collect()
     }
 
-    pub(super) fn allowed_ips(self, peer: PeerId) -> AllowedIps {
+    pub(super) fn allowed_ips(self, peer: PeerId) -> Prefixes<PeerId> {
         let there = 3 - self.number;
-        let mut allowed = AllowedIps::default();
-        // 127/8 stands here so that a martian passes this check and meets its own.
-        for net in [format!("10.{there}.0.0/16"), "127.0.0.0/8".into()] {
-            allowed.v4.insert(net.parse().unwrap(), peer);
-        }
-        // A more specific prefix of another peer, who then owns it.
-        allowed.v4.insert(format!("10.{there}.77.0/24").parse().unwrap(), PeerId(99));
-        allowed.v6.insert(format!("2001:db8:{there}::/48").parse().unwrap(), peer);
-        allowed
+        let nets = [
+            (format!("10.{there}.0.0/16"), peer),
+            // It stands here so that a martian passes this check and meets its own.
+            ("127.0.0.0/8".into(), peer),
+            // A more specific prefix of another peer, who then owns it.
+            (format!("10.{there}.77.0/24"), PeerId(99)),
+            (format!("2001:db8:{there}::/48"), peer),
+        ];
+        nets.into_iter().map(|(net, peer)| (net.parse().unwrap(), peer)).collect()
     }
 
     pub(super) fn snapshot(self, now: Boottime) -> Snapshot {
