@@ -37,12 +37,18 @@ fn main() -> Result<()> {
     let mut next: u16 = 0;
     println!("flooding");
     loop {
-        for _ in 0..BURST {
-            next = next.wrapping_add(1);
-            let [third, fourth] = next.to_be_bytes();
-            let source = Ipv4Addr::new(high, low, third, fourth);
-            let datagram = udp(1024 + next % 60_000, destination.port(), &initiation(&mac1_key));
-            socket.send(&ethernet(&[], mac, IPV4, &ipv4(source, *destination.ip(), UDP, &datagram)));
+        // All of a burst is made before any of it is sent: one by one the receiver could keep up.
+        let burst: Vec<_> = (0..BURST)
+            .map(|_| {
+                next = next.wrapping_add(1);
+                let [third, fourth] = next.to_be_bytes();
+                let source = Ipv4Addr::new(high, low, third, fourth);
+                let datagram = udp(1024 + next % 60_000, destination.port(), &initiation(&mac1_key));
+                ethernet(&[], mac, IPV4, &ipv4(source, *destination.ip(), UDP, &datagram))
+            })
+            .collect();
+        for frame in &burst {
+            socket.send(frame);
         }
         std::thread::sleep(REST);
     }
