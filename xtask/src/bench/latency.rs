@@ -5,8 +5,8 @@ use anyhow::Result;
 use clap::Args;
 
 use super::figures::{Plot, Results};
-use super::report::Output;
-use super::stand::{self, Name, PDR_LOSS, SIZES, Samples, Stand};
+use super::options::Common;
+use super::stand::{self, PDR_LOSS, SIZES, Samples, Stand};
 use crate::lab;
 use crate::lab::generator::{Load, Search, Trial};
 use crate::lab::system::System;
@@ -27,42 +27,18 @@ pub struct Options {
     /// Inner IP length in bytes, or imix; repeatable [default: 46, 1420 and imix]
     #[arg(long = "size", value_name = "SIZE", value_parser = clap::builder::PossibleValuesParser::new(SIZES))]
     sizes: Vec<String>,
-    /// What to measure; repeatable [default: all that this machine has]
-    #[arg(long = "system", value_name = "SYSTEM")]
-    systems: Vec<Name>,
-    /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Size 46, four systems, one round, short trials
-    #[arg(long)]
-    quick: bool,
     #[command(flatten)]
-    pub(super) output: Output,
-    /// Only the part that needs root: everything is installed and built
-    #[arg(long, hide = true)]
-    pub(super) lab_only: bool,
+    pub(super) common: Common,
 }
 
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool) -> Self {
-        Self {
-            sizes: Vec::new(),
-            systems: Vec::new(),
-            rounds: 3,
-            quick,
-            output: Output::default(),
-            lab_only: true,
-        }
-    }
-
-    /// The systems that it measures.
-    pub fn names(&self) -> Vec<Name> {
-        stand::names(&self.systems, self.quick)
+        Self { sizes: Vec::new(), common: Common::of(quick) }
     }
 
     fn sizes(&self) -> Vec<String> {
-        if self.sizes.is_empty() && self.quick {
+        if self.sizes.is_empty() && self.common.quick {
             return vec!["46".to_owned()];
         }
         stand::sizes(&self.sizes, true)
@@ -76,13 +52,13 @@ impl Options {
 pub fn run(options: &Options, progress: Progress) -> Result<Results> {
     let mut results = Results::default();
     let mut samples = Samples::default();
-    let mut stand = Stand::build(&options.names(), lab::Options::default(), progress, &mut results)?;
-    let (rounds, seconds) = if options.quick { (1, 1.0) } else { (options.rounds, 3.0) };
+    let mut stand = Stand::build(&options.common.names(), lab::Options::default(), progress, &mut results)?;
+    let (rounds, seconds) = if options.common.quick { (1, 1.0) } else { (options.common.rounds, 3.0) };
     let search = Search { losses: &[PDR_LOSS], width: 0.1, repeats: 1, trials: 20 };
     let sizes = options.sizes();
     let ceiling = |size: &String| stand.ceiling(stand.load(size, 0.4), search, &mut samples);
     let ceilings = sizes.iter().map(ceiling).collect::<Result<Vec<_>>>()?;
-    stand.sweep_null(options.quick)?;
+    stand.sweep_null(options.common.quick)?;
 
     for round in 1..=rounds {
         for (size, ceiling) in sizes.iter().zip(&ceilings) {

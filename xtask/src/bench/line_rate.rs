@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::figures::{Plot, Results};
-use super::report::Output;
-use super::stand::{self, Name, PDR_LOSS, SIZES, Samples, Stand};
+use super::options::Common;
+use super::stand::{self, PDR_LOSS, SIZES, Samples, Stand};
 use crate::lab;
 use crate::lab::generator::{Search, Trial};
 use crate::lab::system::System;
@@ -30,38 +30,14 @@ pub struct Options {
     /// Inner IP length in bytes, or imix; repeatable [default: all]
     #[arg(long = "size", value_name = "SIZE", value_parser = clap::builder::PossibleValuesParser::new(SIZES))]
     sizes: Vec<String>,
-    /// What to measure; repeatable [default: all that this machine has]
-    #[arg(long = "system", value_name = "SYSTEM")]
-    systems: Vec<Name>,
-    /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Sizes 46, 1420 and imix, four systems, one round, short trials: less than five minutes
-    #[arg(long)]
-    quick: bool,
     #[command(flatten)]
-    pub(super) output: Output,
-    /// Only the part that needs root: everything is installed and built
-    #[arg(long, hide = true)]
-    pub(super) lab_only: bool,
+    pub(super) common: Common,
 }
 
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool) -> Self {
-        Self {
-            sizes: Vec::new(),
-            systems: Vec::new(),
-            rounds: 3,
-            quick,
-            output: Output::default(),
-            lab_only: true,
-        }
-    }
-
-    /// The systems that it measures.
-    pub fn names(&self) -> Vec<Name> {
-        stand::names(&self.systems, self.quick)
+        Self { sizes: Vec::new(), common: Common::of(quick) }
     }
 }
 
@@ -77,11 +53,11 @@ struct Effort {
 impl Effort {
     fn new(options: &Options) -> Self {
         let search = Search { losses: &LOSSES, width: 0.05, repeats: 3, trials: 60 };
-        if options.quick {
+        if options.common.quick {
             let search = Search { repeats: 1, trials: 30, ..search };
             return Self { rounds: 1, seconds: 0.4, cpu_seconds: 1.0, search };
         }
-        Self { rounds: options.rounds, seconds: 1.0, cpu_seconds: 3.0, search }
+        Self { rounds: options.common.rounds, seconds: 1.0, cpu_seconds: 3.0, search }
     }
 }
 
@@ -92,15 +68,15 @@ impl Effort {
 pub fn run(options: &Options, progress: Progress) -> Result<Results> {
     let mut results = Results::default();
     let mut samples = Samples::default();
-    let mut stand = Stand::build(&options.names(), lab::Options::default(), progress, &mut results)?;
+    let mut stand = Stand::build(&options.common.names(), lab::Options::default(), progress, &mut results)?;
     let effort = Effort::new(options);
-    let sizes = stand::sizes(&options.sizes, options.quick);
+    let sizes = stand::sizes(&options.sizes, options.common.quick);
     let ceiling = |size: &String| {
         let search = Search { losses: &LOSSES[1..], ..effort.search };
         stand.ceiling(stand.load(size, effort.seconds), search, &mut samples)
     };
     let ceilings = sizes.iter().map(ceiling).collect::<Result<Vec<_>>>()?;
-    stand.sweep_null(options.quick)?;
+    stand.sweep_null(options.common.quick)?;
 
     for round in 1..=effort.rounds {
         for (size, ceiling) in sizes.iter().zip(&ceilings) {

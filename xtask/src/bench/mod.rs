@@ -9,6 +9,7 @@ mod handshake;
 mod latency;
 mod line_rate;
 mod machine;
+mod options;
 mod pipeline;
 mod report;
 mod stand;
@@ -26,7 +27,7 @@ use crate::progress::Progress;
 use crate::{elevate, lab, workspace};
 use figures::{Figure, Results};
 use machine::Begun;
-use report::Output;
+use options::Common;
 
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
@@ -73,16 +74,13 @@ pub fn run(bench: &Bench) -> Result<()> {
             elevate::do_as_root(|| flood::run(options, progress))
         }
         Bench::LineRate(options) => {
-            let systems = (options.lab_only, &options.names()[..]);
-            in_lab(systems, &options.output, progress, || line_rate::run(options, progress))
+            in_lab(&options.common, &options.common.names(), progress, || line_rate::run(options, progress))
         }
         Bench::Latency(options) => {
-            let systems = (options.lab_only, &options.names()[..]);
-            in_lab(systems, &options.output, progress, || latency::run(options, progress))
+            in_lab(&options.common, &options.common.names(), progress, || latency::run(options, progress))
         }
         Bench::Tcp(options) => {
-            let systems = (options.lab_only, &options.names()[..]);
-            in_lab(systems, &options.output, progress, || tcp::run(options, progress))
+            in_lab(&options.common, &options.names(), progress, || tcp::run(options, progress))
         }
         Bench::Handshake(options) => {
             if !options.lab_only {
@@ -97,18 +95,18 @@ pub fn run(bench: &Bench) -> Result<()> {
 
 /// Installs the systems, unless that is done, becomes root, measures them and shows what was found.
 fn in_lab(
-    (installed, systems): (bool, &[stand::Name]),
-    output: &Output,
+    options: &Common,
+    systems: &[stand::Name],
     progress: Progress,
     measure: impl FnOnce() -> Result<Results>,
 ) -> Result<()> {
-    if !installed {
+    if !options.lab_only {
         lab::prepare(progress)?;
         stand::prepare(systems, progress)?;
     }
     elevate::do_as_root(|| {
         let begun = Begun::now()?;
-        output.show(begun, measure()?)
+        options.output.show(begun, measure()?)
     })
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::figures::{Plot, Results};
-use super::report::Output;
+use super::options::Common;
 use super::stand::{self, Name, Samples, Stand};
 use crate::lab::shaper::payload_ceiling;
 use crate::lab::system::{Running, System};
@@ -25,34 +25,22 @@ pub struct Options {
     /// Give each slave this many Mbit/s, as on a wire of Ethernet
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..))]
     shape: Option<u32>,
-    /// What to measure; repeatable [default: all that this machine has]
-    #[arg(long = "system", value_name = "SYSTEM")]
-    systems: Vec<Name>,
-    /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Two systems, one round, short
-    #[arg(long)]
-    quick: bool,
     #[command(flatten)]
-    pub(super) output: Output,
-    /// Only the part that needs root: everything is installed and built
-    #[arg(long, hide = true)]
-    pub(super) lab_only: bool,
+    pub(super) common: Common,
 }
 
 impl Options {
     /// Those of a part of `bench all`.
     pub fn of(quick: bool, shape: Option<u32>) -> Self {
-        Self { shape, systems: Vec::new(), rounds: 3, quick, output: Output::default(), lab_only: true }
+        Self { shape, common: Common::of(quick) }
     }
 
     /// The systems that it measures. null carries no TCP.
     pub fn names(&self) -> Vec<Name> {
-        if self.systems.is_empty() && self.quick {
+        if self.common.systems.is_empty() && self.common.quick {
             return vec![Name::Forwarder, Name::WireguardGo];
         }
-        let names = stand::names(&self.systems, false).into_iter();
+        let names = stand::names(&self.common.systems, false).into_iter();
         names.filter(|name| *name != Name::Null).collect()
     }
 }
@@ -74,7 +62,8 @@ pub fn run(options: &Options, progress: Progress) -> Result<Results> {
         // The payload ceiling is that of segments without options.
         site.host.sysctl("net.ipv4.tcp_timestamps", "0")?;
     }
-    let (rounds, seconds, idle) = if options.quick { (1, 5, 2) } else { (options.rounds, 10, 10) };
+    let (rounds, seconds, idle) =
+        if options.common.quick { (1, 5, 2) } else { (options.common.rounds, 10, 10) };
     for round in 1..=rounds {
         progress.step(format!("round {round} of {rounds}"));
         for system in &stand.systems {
