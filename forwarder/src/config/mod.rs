@@ -5,6 +5,7 @@ pub mod forwarder_toml;
 pub mod key;
 mod load;
 pub mod options;
+mod shown;
 pub mod wg_quick;
 
 pub use error::{ConfigError, Problem};

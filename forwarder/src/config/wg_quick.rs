@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::error::{ConfigError, Problem};
+use super::shown::{shown, shown_unless_key};
 use super::{PeerSection, Table, TunnelConfig, key};
 use crate::wireguard::{PrivateKey, PublicKey};
 
@@ -294,21 +295,6 @@ fn friendly_name(comment: &str) -> Option<String> {
     let (key, value) = comment.split_once('=')?;
     let matches = key.trim().eq_ignore_ascii_case("friendly_name") && !value.trim().is_empty();
     matches.then(|| shown(value.trim()))
-}
-
-/// Text from a file as it may stand in a message: printable and short.
-fn shown(text: &str) -> String {
-    let escaped: String = text.escape_debug().take(64).collect();
-    escaped.replace("\\'", "'").replace("\\\"", "\"")
-}
-
-/// [`shown`], unless a word is long enough to hold a key, which may be a private one that went astray, with a slip
-/// of the keyboard before, in or after it.
-fn shown_unless_key(text: &str) -> String {
-    /// Digits of a key in base64, without the `=`.
-    const KEY: usize = 43;
-    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && !"+/=".contains(c));
-    if words.any(|word| word.len() >= KEY) { "(a key)".to_owned() } else { shown(text) }
 }
 
 fn unreadable(key: &'static str, value: &str, expected: &'static str) -> Problem {
