@@ -1,7 +1,7 @@
 //! `cargo xtask bench latency`: one-way latency of all systems, each at shares of its own PDR, and all of them at
 //! half of the best peer's.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::figures::{Plot, Results};
@@ -58,7 +58,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<Results> {
     let sizes = options.sizes();
     let ceiling = |size: &String| stand.ceiling(stand.load(size, 0.4), search, &mut samples);
     let ceilings = sizes.iter().map(ceiling).collect::<Result<Vec<_>>>()?;
-    stand.sweep_null(options.common.quick)?;
+    stand.sweep_null(options.common.quick);
 
     for round in 1..=rounds {
         for (size, ceiling) in sizes.iter().zip(&ceilings) {
@@ -111,6 +111,7 @@ impl Turn<'_> {
         let (pdr, trials) = self.stand.with(system, |_| {
             let report = generator.search(self.stand.load(self.size, 0.4), self.search, ceiling)?;
             let pdr = report.goals.first().map_or(0, |rate| rate.pps);
+            ensure!(pdr > 0, "it carries no rate");
             let offers =
                 LOADS.map(|percent| Ok((percent, generator.offer(self.load(), pdr * percent / 100)?)));
             Ok((pdr, offers.into_iter().collect::<Result<Vec<_>>>()?))
@@ -130,6 +131,9 @@ impl Turn<'_> {
 
     fn note(&mut self, system: &System, load: &str, trial: &Trial, samples: &mut Samples) {
         let name = system.name();
+        if trial.received == 0 {
+            return self.warn(format!("{name} {load} at {}: nothing arrived", self.size));
+        }
         let (latency, lateness) = (&trial.latency, &trial.lateness);
         for (percentile, time) in [("p50", latency.p50), ("p99", latency.p99), ("p99.9", latency.p99_9)] {
             samples.add(&name, &format!("latency {percentile} {load}"), self.size, "us", time);

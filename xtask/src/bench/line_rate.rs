@@ -76,7 +76,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<Results> {
         stand.ceiling(stand.load(size, effort.seconds), search, &mut samples)
     };
     let ceilings = sizes.iter().map(ceiling).collect::<Result<Vec<_>>>()?;
-    stand.sweep_null(options.common.quick)?;
+    stand.sweep_null(options.common.quick);
 
     for round in 1..=effort.rounds {
         for (size, ceiling) in sizes.iter().zip(&ceilings) {
@@ -111,7 +111,7 @@ impl Turn<'_> {
         let Some(pps) = peers.map(|(_, pdr)| *pdr).max().filter(|pps| *pps > 0) else { return Ok(()) };
         let load = self.stand.load(self.size, self.effort.cpu_seconds);
         let baseline = self.stand.baseline(load, pps)?;
-        samples.add("generator", "cpu at the best peer's pdr", self.size, "cores", baseline);
+        samples.add("generator", "cpu at the best peer's pdr", self.size, "CPUs", baseline);
         for (system, _) in carried.iter().filter(|(_, pdr)| *pdr >= pps) {
             if let Err(error) = self.cost(system, pps, baseline, samples) {
                 self.warn(warnings, format!("no CPU time at {}: {error:#}", self.size));
@@ -143,6 +143,10 @@ impl Turn<'_> {
             let mut points = vec![[0.0, 0.0]];
             // Without a rate that loses nothing there is still one that loses little.
             let base = if ndr > 0 { ndr } else { pdr };
+            if ndr == 0 {
+                warnings
+                    .push(format!("{name} at {size}: no rate without loss: it is offered shares of its pdr"));
+            }
             for percent in OVERLOADS {
                 let trial = generator.offer(load, base * percent / 100)?;
                 let sent = trial.sent as f64 / load.seconds;
@@ -187,10 +191,10 @@ impl Turn<'_> {
             [("user", trial.cpu.user), ("system", trial.cpu.system), ("softirq", trial.cpu.softirq)]
         {
             let measure = format!("cpu at the best peer's pdr with the generator's: {kind}");
-            samples.add(&name, &measure, size, "cores", cpus(seconds));
+            samples.add(&name, &measure, size, "CPUs", cpus(seconds));
         }
         if own > LEAST_CPUS {
-            samples.add(&name, "cpu at the best peer's pdr", size, "cores", own);
+            samples.add(&name, "cpu at the best peer's pdr", size, "CPUs", own);
             let packets = trial.delivered_pps as f64 / own;
             samples.add(&name, "packets per CPU-second", size, "packets/CPU-second", packets);
             self.progress.step(format!("  {name}: {packets:.0} packets/CPU-second at {pps} packets/s"));

@@ -103,7 +103,7 @@ fn warnings(machine: &Machine, stolen: f64) -> Vec<String> {
         warnings.push(format!("a virtual machine: {taken}"));
     }
     if *load > QUIET_LOAD {
-        warnings.push(format!("something else was running at the start: load average {load:.2}"));
+        warnings.push(format!("the machine was busy in the minute before the start (a build counts, too): load average {load:.2}"));
     }
     if let Some(governor) = machine.governor.as_ref().filter(|governor| *governor != "performance") {
         warnings.push(format!("the clock rate may change during a run: cpufreq's governor is {governor}"));

@@ -217,12 +217,9 @@ impl Stand {
     }
 
     /// Looks for the null system's best settings, if it is among the systems, and prints what it tried.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn sweep_null(&mut self, quick: bool) -> Result<()> {
+    pub fn sweep_null(&mut self, quick: bool) {
         let Some(at) = self.systems.iter().position(|system| matches!(system, System::Null { .. })) else {
-            return Ok(());
+            return;
         };
         let tried = if quick { &SWEEP[..QUICK_SWEEP] } else { &SWEEP[..] };
         let search = Search { losses: &[PDR_LOSS], width: 0.1, repeats: 1, trials: 20 };
@@ -232,16 +229,20 @@ impl Stand {
             let words = settings.split(' ').map(str::to_owned).collect();
             let system = System::Null { program: self.program.clone(), settings: words };
             let load = self.load("46", 0.4);
-            let report =
-                self.with(&system, |_| self.generator().search(load, search, u64::from(u32::MAX)))?;
-            let pps = report.goals.first().map_or(0, |rate| rate.pps);
+            let report = self.with(&system, |_| self.generator().search(load, search, u64::from(u32::MAX)));
+            let pps = match report {
+                Ok(report) => report.goals.first().map_or(0, |rate| rate.pps),
+                Err(error) => {
+                    self.progress.step(format!("null {settings}: {error:#}"));
+                    continue;
+                }
+            };
             self.progress.step(format!("null {settings}: {pps} packets/s"));
             if pps > best {
                 best = pps;
                 self.systems[at] = system;
             }
         }
-        Ok(())
     }
 
     /// Bytes that A's slaves have sent so far.

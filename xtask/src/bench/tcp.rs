@@ -121,8 +121,8 @@ impl Turn<'_> {
         let Some(before) = running.cpu_seconds()? else { return Ok(()) };
         thread::sleep(Duration::from_secs(self.idle.into()));
         let spent = running.cpu_seconds()?.unwrap_or(before) - before;
-        let cores = spent / f64::from(self.idle);
-        samples.add(&self.system.name(), "idle cpu of both gateways", "0", "cores", cores);
+        let percent = 100.0 * spent / f64::from(self.idle);
+        samples.add(&self.system.name(), "idle cpu of both gateways", "0", "% of a CPU", percent);
         Ok(())
     }
 
@@ -135,7 +135,8 @@ impl Turn<'_> {
         let bytes: Vec<f64> =
             after.iter().zip(&before).map(|(after, before)| (after - before) as f64).collect();
 
-        samples.add(&name, "tcp", &size, "Mbit/s", run.mbps);
+        let measure = self.cable.map_or("tcp".to_owned(), |mbit| format!("tcp over slaves of {mbit} Mbit/s"));
+        samples.add(&name, &measure, &size, "Mbit/s", run.mbps);
         let sent = run.tcp.retransmits as f64 / run.tcp.segments.max(1) as f64;
         samples.add(&name, "tcp loss, as retransmitted", &size, "%", 100.0 * sent);
         self.progress.step(format!("  {name}, {flows} flows: {:.0} Mbit/s", run.mbps));

@@ -82,6 +82,10 @@ impl<'a> Block<'a> {
 
     /// Our ratio to null and to the best peer, where the block has these.
     pub fn ratios(&self) -> Vec<Ratio> {
+        // A part of ours and another part of theirs have no ratio.
+        if self.columns.iter().any(|column| column.part.is_some()) {
+            return Vec::new();
+        }
         let null = |row: &[Option<&Figure>]| self.median(row, |system| system == "null");
         let peer = |row: &[Option<&Figure>]| self.median(row, |system| rank(system) == 2);
         let candidates = [self.ratio("to null", null), self.ratio("to best peer", peer)];
@@ -154,6 +158,9 @@ mod tests {
     fn what_is_better_is_known() {
         let less = |measure, unit| Block::all(&results(measure, unit, &[("null", 1.0)]))[0].less_is_better();
         assert!(less("latency p99", "us") && less("loss", "%") && less("reordered", "packets"));
+        assert!(
+            less("cpu at the best peer's pdr", "CPUs") && less("idle cpu of both gateways", "% of a CPU")
+        );
         assert!(!less("pdr", "packets/s") && !less("fill", "%") && !less("tcp", "Mbit/s"));
     }
 

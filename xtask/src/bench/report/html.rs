@@ -114,7 +114,8 @@ fn cell(figure: Option<&Figure>) -> String {
     let Some(figure) = figure else { return "<td>-</td>".to_owned() };
     let title = escape(&format!("{} of {}, {}", spread(figure), figure.samples, figure.unit));
     let [low, high] = figure.spread.map(number);
-    format!("<td title=\"{title}\">{}<br><small>{low} to {high}</small></td>", number(figure.median))
+    let spread = if figure.samples < 2 { "once".to_owned() } else { format!("{low} to {high}") };
+    format!("<td title=\"{title}\">{}<br><small>{spread}</small></td>", number(figure.median))
 }
 
 const PLOTS: [Plot; 3] = [Plot::Load, Plot::Latency, Plot::Slaves];

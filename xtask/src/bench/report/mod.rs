@@ -63,7 +63,9 @@ impl Output {
 
 /// A warning if repetitions differ much.
 fn noise(results: &Results) -> Option<String> {
-    let noisy = results.figures.iter().filter(|figure| figure.deviation() > NOISE);
+    // Counts of what hardly happens say nothing of noise.
+    let rates = results.figures.iter().filter(|figure| !["packets", "replies"].contains(&&*figure.unit));
+    let noisy = rates.filter(|figure| figure.deviation() > NOISE);
     let worst = noisy.clone().max_by(|a, b| a.deviation().total_cmp(&b.deviation()))?;
     Some(format!(
         "noise: in {} of {} figures a repetition lies more than {:.0} % from the median; the most in {} of {}, {}",

@@ -70,6 +70,9 @@ pub fn number(value: f64) -> String {
 
 /// The farthest that a repetition lies from the median, in percent.
 pub fn spread(figure: &Figure) -> String {
+    if figure.samples < 2 {
+        return "(once)".to_owned();
+    }
     format!("±{:.0} %", 100.0 * figure.deviation())
 }
 
@@ -99,9 +102,9 @@ mod tests {
         results.warnings.push("noise".into());
         let expected = "
 pdr, packets/s
-        forwarder       null  wireguard-go  to null  to best peer
-    46  1000 ±0 %  1250 ±0 %      250 ±0 %     0.80          4.00
-  imix   500 ±0 %          -             -        -             -
+          forwarder         null  wireguard-go  to null  to best peer
+    46  1000 (once)  1250 (once)    250 (once)     0.80          4.00
+  imix   500 (once)            -             -        -             -
 
 warning: noise
 ";
