@@ -52,7 +52,7 @@ impl Kernel {
 
     /// Whether ring does packets of these lengths faster, one by one. That is a question for one call only.
     fn loses(self, lens: impl ExactSizeIterator<Item = usize>) -> bool {
-        if lens.len() >= self.few || lens.len() > GROUP {
+        if lens.len() >= self.few {
             return false;
         }
         let mut lens: ArrayVec<_, GROUP> = lens.collect();
@@ -110,10 +110,9 @@ pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
         }
         // SAFETY: pointers and lengths are those of slices that outlive the call.
         unsafe {
-            run(&mut packets, kernel, |packet, tag| match tag {
+            run(&mut packets, kernel, |packet, tag| {
                 // The tag follows the text.
-                Some(tag) => packet.destination.add(packet.len).cast::<[u8; TAG_LEN]>().write(*tag),
-                None => single::seal(&mut jobs[packet.job]),
+                packet.destination.add(packet.len).cast::<[u8; TAG_LEN]>().write(*tag);
             });
         }
     }
@@ -150,7 +149,6 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
         unsafe {
             run(&mut packets, kernel, |packet, tag| {
                 let job = &mut jobs[packet.job];
-                let Some(tag) = tag else { return single::open(job) };
                 let expected = u128::from_le_bytes(*tag);
                 // The tag follows the text.
                 let claimed = packet.source.add(packet.len).cast::<[u8; TAG_LEN]>().read();
@@ -173,30 +171,24 @@ fn wipe_forged(job: &mut Open<'_>) {
     job.destination.iter_mut().for_each(|byte| *byte &= mask);
 }
 
-/// Runs the packets through the kernel and hands out their tags; none for packets that ring does faster.
+/// Runs the packets through the kernel and hands out their tags.
 ///
 /// # Safety
 /// Sources can be read, destinations can be written.
 #[inline]
-unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, Option<&[u8; TAG_LEN]>)) {
+unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, &[u8; TAG_LEN])) {
     // Lanes of a group end together when its packets are about as long.
     if !packets.is_sorted_by_key(|packet| packet.len) {
         packets.sort_unstable_by_key(|packet| packet.len);
     }
     let groups = packets.len().div_ceil(GROUP).max(1);
     for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
-        if groups > 1 && kernel.loses(group.iter().map(|packet| packet.len)) {
-            for packet in group {
-                done(packet, None);
-            }
-            continue;
-        }
         let mut tags = [[0; TAG_LEN]; GROUP];
         let tags = &mut tags[..group.len()];
         // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
         unsafe { (kernel.run)(group, tags) };
         for (packet, tag) in group.iter().zip(tags) {
-            done(packet, Some(tag));
+            done(packet, tag);
         }
     }
 }

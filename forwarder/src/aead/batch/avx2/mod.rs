@@ -10,22 +10,22 @@ mod sets;
 mod weave;
 
 use super::packet::{BLOCK, Packet};
-use super::{BATCH, TAG_LEN};
+use super::{GROUP, TAG_LEN};
 use chacha::{DOUBLE_ROUNDS, LANES};
 use sets::{Set, Sets};
 use weave::{STEP, Weave};
 
-/// Encrypts or decrypts the packets, at most [`BATCH`], and computes their tags.
+/// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
 ///
 /// # Safety
 /// The processor has AVX2 and BMI2. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx2,bmi2")]
 pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; TAG_LEN]]) {
-    let mut keys = [[0; 4]; BATCH];
-    let mut weave = Weave::new(packets, keys.as_ptr(), tags.as_mut_ptr());
+    let mut keys = [[0; 4]; GROUP];
+    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.as_mut_ptr());
     // SAFETY: the caller's promise.
     unsafe {
-        encrypt(packets, &mut keys, &mut weave);
+        encrypt(packets, &mut weave);
         weave.finish();
     }
 }
@@ -35,10 +35,10 @@ pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; TAG_LEN]]) {
 /// Not inlined, as the compiler then scatters the weave over the stack.
 ///
 /// # Safety
-/// As above; the weave is of these packets and keys.
+/// As above; the weave is of these packets.
 #[target_feature(enable = "avx2,bmi2")]
 #[inline(never)]
-unsafe fn encrypt(packets: &[Packet], keys: &mut [[u64; 4]; BATCH], weave: &mut Weave<'_>) {
+unsafe fn encrypt(packets: &[Packet], weave: &mut Weave<'_>) {
     let mut sets = Sets::new(packets);
     let mut set = Set::new();
     loop {
@@ -49,7 +49,7 @@ unsafe fn encrypt(packets: &[Packet], keys: &mut [[u64; 4]; BATCH], weave: &mut 
         // SAFETY: the caller's promise; what the set has written is released after it.
         unsafe {
             let words = chacha::rounds(&chacha::start(&set), weave);
-            output::write(&set, &words, keys);
+            output::write(&set, &words, weave.keys);
             weave.release(sets.front());
         }
     }

@@ -16,10 +16,10 @@ const PART: usize = 16;
 /// Turns words of blocks into blocks, and encrypts the runs with them; beginnings of blocks 0 go into `keys`.
 ///
 /// # Safety
-/// Sources can be read, destinations can be written.
+/// Sources can be read, destinations can be written; `keys` has room for each packet's.
 #[target_feature(enable = "avx2,bmi2")]
 #[inline]
-pub unsafe fn write(set: &Set<'_>, words: &[__m256i; 16], keys: &mut [[u64; 4]]) {
+pub unsafe fn write(set: &Set<'_>, words: &[__m256i; 16], keys: *mut [u64; 4]) {
     let [w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, wa, wb, wc, wd, we, wf] = *words;
     let first = transpose([w0, w1, w2, w3, w4, w5, w6, w7]);
     let second = transpose([w8, w9, wa, wb, wc, wd, we, wf]);
@@ -28,8 +28,8 @@ pub unsafe fn write(set: &Set<'_>, words: &[__m256i; 16], keys: &mut [[u64; 4]])
         let mut blocks = &blocks[run.lane..run.lane + run.lanes];
         let mut block = run.block;
         if block == 0 {
-            // SAFETY: a key is as long as a vector.
-            unsafe { _mm256_storeu_si256(keys[run.number].as_mut_ptr().cast(), blocks[0][0]) };
+            // SAFETY: there is room, and a key is as long as a vector.
+            unsafe { _mm256_storeu_si256(keys.add(run.number).cast(), blocks[0][0]) };
             (block, blocks) = (1, &blocks[1..]);
         }
         // SAFETY: the caller's promise.

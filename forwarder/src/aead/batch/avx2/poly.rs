@@ -28,8 +28,8 @@ pub struct Mac {
 #[cfg(test)]
 #[target_feature(enable = "avx2,bmi2")]
 pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    let keys = keys.map(|[a, b, c, d, ..]| [a, b, c, d]);
-    let mut weave = Weave::new(packets, keys.as_ptr(), tags.as_mut_ptr());
+    let mut keys = keys.map(|[a, b, c, d, ..]| [a, b, c, d]);
+    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.as_mut_ptr());
     // SAFETY: the caller's promise; everything is encrypted.
     unsafe {
         weave.release(Front { number: packets.len(), block: 0 });

@@ -57,7 +57,8 @@ pub struct Stream {
 /// What is left to authenticate.
 pub struct Weave<'a> {
     packets: &'a [Packet],
-    keys: *const [u64; 4],
+    /// Where the one-time keys are, and are put meanwhile: all go there by this pointer.
+    pub keys: *mut [u64; 4],
     tags: *mut [u8; TAG_LEN],
     pub streams: [Stream; 2],
     /// Steps that both streams can make.
@@ -84,7 +85,7 @@ impl Stream {
 
 impl<'a> Weave<'a> {
     /// `keys` and `tags` have as many entries as there are packets.
-    pub fn new(packets: &'a [Packet], keys: *const [u64; 4], tags: *mut [u8; TAG_LEN]) -> Self {
+    pub fn new(packets: &'a [Packet], keys: *mut [u64; 4], tags: *mut [u8; TAG_LEN]) -> Self {
         Self {
             packets,
             keys,
