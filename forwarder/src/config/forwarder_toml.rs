@@ -21,6 +21,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::error::{ConfigError, Problem};
+use super::shown::may_hold_key;
 
 /// Where the settings are looked for when `--settings` is not given.
 pub const DEFAULT_FILE: &str = "/etc/forwarder/forwarder.toml";
@@ -106,7 +107,9 @@ impl Settings {
         toml::from_str(text).map_err(|e| {
             let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|&b| b == b'\n').count());
             // One line that a terminal can show, whatever the reader's message quotes.
-            let message = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            let words = e.message().split_whitespace();
+            let words = words.map(|word| if may_hold_key(word) { "(a key)" } else { word });
+            let message = words.collect::<Vec<_>>().join(" ");
             let message = message.replace(char::is_control, "\u{fffd}");
             ConfigError { file: file.to_owned(), line, problem: Problem::Settings(message) }
         })
@@ -119,6 +122,15 @@ mod tests {
 
     fn parse(text: &str) -> Result<Settings, String> {
         Settings::parse(Path::new("forwarder.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_key_that_went_astray_is_not_shown() {
+        let key = "6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=";
+        for text in [format!("guard = \"{key}\""), format!("workers = \"{key}\"")] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains("(a key)") && !error.contains(&key[..8]), "{error}");
+        }
     }
 
     #[test]

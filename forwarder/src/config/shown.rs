@@ -6,11 +6,14 @@ pub fn shown(text: &str) -> String {
     escaped.replace("\\'", "'").replace("\\\"", "\"")
 }
 
-/// [`shown`], unless a word is long enough to hold a key, which may be a private one that went astray, with a slip
-/// of the keyboard before, in or after it.
+/// [`shown`], unless it may hold a key: a private one may have gone astray, with a slip of the keyboard in it.
 pub fn shown_unless_key(text: &str) -> String {
-    /// Digits of a key in base64, without the `=`.
-    const KEY: usize = 43;
-    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && !"+/=".contains(c));
-    if words.any(|word| word.len() >= KEY) { "(a key)".to_owned() } else { shown(text) }
+    if may_hold_key(text) { "(a key)".to_owned() } else { shown(text) }
+}
+
+/// Whether a text has nearly as many digits of base64 as a key, wherever they stand. An IPv6 prefix has 35 at most.
+pub fn may_hold_key(text: &str) -> bool {
+    /// A key has 43, and a `=`.
+    const KEY: usize = 40;
+    text.bytes().filter(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte)).count() >= KEY
 }

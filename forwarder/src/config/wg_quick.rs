@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::error::{ConfigError, Problem};
-use super::shown::{shown, shown_unless_key};
+use super::shown::{may_hold_key, shown, shown_unless_key};
 use super::{PeerSection, Table, TunnelConfig, key};
 use crate::wireguard::{PrivateKey, PublicKey};
 
@@ -294,7 +294,7 @@ const ADDRESSES: &str = "addresses like 10.0.0.0/16, fd00::/64, separated by com
 fn friendly_name(comment: &str) -> Option<String> {
     let (key, value) = comment.split_once('=')?;
     let matches = key.trim().eq_ignore_ascii_case("friendly_name") && !value.trim().is_empty();
-    matches.then(|| shown(value.trim()))
+    matches.then(|| shown_unless_key(value.trim()))
 }
 
 fn unreadable(key: &'static str, value: &str, expected: &'static str) -> Problem {
@@ -378,6 +378,10 @@ fn endpoint(value: &str) -> Result<(String, u16, Option<IpAddr>), Problem> {
     }
     let host = bracketed.unwrap_or(host);
     if host.is_empty() || host.contains(char::is_whitespace) || host.contains('\0') {
+        return Err(wrong());
+    }
+    // No host is called so, and names are logged and asked for.
+    if host.contains(['=', '+', '/']) || (!host.contains('.') && may_hold_key(host)) {
         return Err(wrong());
     }
     Ok((host.to_owned(), port, host.parse().ok()))

@@ -162,15 +162,28 @@ fn secrets_stay_out_of_messages_and_debug_output() {
         "[$PRIVATE]",
         "Address = 19$PRIVATE",
         "[x$PRIVATE]",
+        &format!("Address = {} {}", &PRIVATE[..21], &PRIVATE[21..]),
+        &format!("Address = {}", &PRIVATE[..42]),
     ] {
         let errors =
             read(&filled(&format!("[Interface]\n{line}\n[Peer]\nPresharedKey = $PRIVATE!"))).unwrap_err();
         assert!(!errors.iter().any(|e| e.contains(&PRIVATE[..8])), "{errors:?}");
     }
-    let text = filled("[Interface]\nPrivateKey = $PRIVATE\n[Peer]\nPublicKey = $PEER\nPresharedKey = $OTHER");
+    // Names are logged, and asked for.
+    for host in [PRIVATE, &PRIVATE[..43]] {
+        let errors = read(&filled(&format!(
+            "[Interface]\nPrivateKey = $PRIVATE\n[Peer] # friendly_name = {host}\nPublicKey = $PEER\nEndpoint = {host}:1"
+        )));
+        let errors = errors.unwrap_err();
+        assert!(!errors.iter().any(|e| e.contains(host)), "{errors:?}");
+    }
+    let text = filled(
+        "[Interface]\nPrivateKey = $PRIVATE\n[Peer] # friendly_name = $PRIVATE\nPublicKey = $PEER\nPresharedKey = $OTHER",
+    );
     let shown = format!("{:?}", read(&text).unwrap());
     let first = key::decode(PRIVATE).unwrap()[0];
     assert!(!shown.contains("private_key") && !shown.contains("preshared"), "{first} {shown}");
+    assert!(!shown.contains(PRIVATE), "{shown}");
 }
 
 proptest! {
