@@ -120,6 +120,8 @@ impl Gateway {
         let now = Wanted::new(&self.plan.configs, self.plan.topology.tun_mtu);
         let next = Wanted::new(&configs, topology.tun_mtu);
         routing::extend(&self.kernel, &now, &next, self.plan.tun).await?;
+        // Those that are about to go, too: until then the slow path sends by them.
+        set_marks(&topology, &configs, &self.sockets.bound());
         set_marks(&topology, &configs, &sockets);
         routing::withdraw_rules(&self.kernel, &now, &next).await;
 
