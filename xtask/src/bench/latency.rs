@@ -108,14 +108,17 @@ impl Turn<'_> {
     /// Searches PDR, and offers shares of it; returns it in packets per second.
     fn at_own_loads(&mut self, system: &System, ceiling: u64, samples: &mut Samples) -> Result<u64> {
         let generator = self.stand.generator();
-        let (pdr, trials) = self.stand.with(system, |_| {
+        let (pdr, doubts, trials) = self.stand.with(system, |_| {
             let report = generator.search(self.stand.load(self.size, 0.4), self.search, ceiling)?;
             let pdr = report.goals.first().map_or(0, |rate| rate.pps);
             ensure!(pdr > 0, "it carries no rate");
             let offers =
                 LOADS.map(|percent| Ok((percent, generator.offer(self.load(), pdr * percent / 100)?)));
-            Ok((pdr, offers.into_iter().collect::<Result<Vec<_>>>()?))
+            let doubt = |rate| stand::doubts(system, "pdr", self.size, rate, ceiling);
+            let doubts: Vec<_> = report.goals.first().map(doubt).into_iter().flatten().collect();
+            Ok((pdr, doubts, offers.into_iter().collect::<Result<Vec<_>>>()?))
         })?;
+        self.warnings.extend(doubts);
         for (percent, trial) in trials {
             self.note(system, &format!("at {percent} % of pdr"), &trial, samples);
             if percent == HALF {

@@ -29,9 +29,12 @@ impl Lab {
     pub fn shape(&self, mbit: u32) -> Result<()> {
         let switch = self.switch.as_ref().context("a lab without a switch has no place for a shaper")?;
         for site in self.sites() {
+            // The shaper adds a frame's own bytes once per buffer, so buffers must not hold more than a frame.
+            for slave in site.slaves(self.options) {
+                site.gateway.ip(&format!("link set {slave} gso_max_segs 1"))?;
+            }
             for index in 0..self.options.ports {
                 let port = switch_port(site.side, index);
-                // Who sends segments larger than frames has them cut here, as a NIC would.
                 switch.run(&format!(
                     "tc qdisc add dev {port} root stab overhead {WIRE} linklayer ethernet \
                      tbf rate {mbit}mbit burst {BURST} latency {LONGEST_WAIT}ms"

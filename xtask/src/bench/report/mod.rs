@@ -5,6 +5,7 @@ mod html;
 mod plot;
 mod table;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -49,6 +50,7 @@ impl Output {
         let (machine, warnings) = begun.end()?;
         results.warnings.splice(0..0, warnings);
         results.warnings.extend(noise(&results));
+        results.warnings = once(results.warnings);
         print!("{}", table::text(&results));
         let report = Report { machine, results };
         if let Some(path) = &self.json {
@@ -59,6 +61,13 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// Several rounds, and parts of `all`, warn of the same.
+fn once(mut warnings: Vec<String>) -> Vec<String> {
+    let mut told = HashSet::new();
+    warnings.retain(|warning| told.insert(warning.clone()));
+    warnings
 }
 
 /// A warning if repetitions differ much.
@@ -103,6 +112,11 @@ mod tests {
     fn what_html_reads_is_escaped() {
         assert_eq!(escape("<a href=\"x\">'&'</a>"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;");
         assert_eq!(escape("46 bytes, ±3 %"), "46 bytes, ±3 %");
+    }
+
+    #[test]
+    fn the_same_warning_is_told_once() {
+        assert_eq!(once(["b", "a", "b", "b"].map(str::to_owned).to_vec()), ["b", "a"]);
     }
 
     #[test]
