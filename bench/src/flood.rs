@@ -14,7 +14,7 @@ use forwarder::clock;
 use forwarder::config::key;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};
-use forwarder::port::{BURST, Port as _};
+use forwarder::port::{BURST, Destination, Port as _};
 use forwarder::topology::Mode;
 use forwarder::wireguard::message::{INITIATION_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
 use forwarder::wireguard::{PrivateKey, PublicKey};
@@ -279,7 +279,7 @@ impl Wire {
         let (headers, payload) = frame.frame.bytes_mut().split_at_mut(HEADERS);
         headers.copy_from_slice(&self.headers);
         payload.copy_from_slice(message);
-        self.port.transmit(frame);
+        self.port.transmit(frame, &Destination::Headers);
         true
     }
 

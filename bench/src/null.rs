@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::Args;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};
-use forwarder::port::{BURST, Port as _, RxFrame, TxFrame};
+use forwarder::port::{BURST, Destination, Port as _, RxFrame, TxFrame};
 use forwarder::topology::Mode;
 use nix::poll::{PollFd, PollFlags};
 
@@ -185,7 +185,7 @@ impl Leg {
         let port = &mut self.ports[0];
         let Some(mut frame) = port.reserve() else { return };
         write(&self.headers, &mut frame);
-        port.transmit(frame);
+        port.transmit(frame, &Destination::Headers);
     }
 }
 
@@ -220,7 +220,7 @@ fn unwrap(headers: &[u8; HEADERS], packet: &[u8], tx: &mut TxFrame) {
 
 #[cfg(test)]
 mod tests {
-    use forwarder::port::{Destination, Frame};
+    use forwarder::port::Frame;
 
     use super::*;
 
@@ -232,7 +232,7 @@ mod tests {
     };
 
     fn frame() -> TxFrame {
-        TxFrame { frame: Frame::new(vec![0; 2048].leak(), 0), destination: Destination::Headers }
+        TxFrame { frame: Frame::new(vec![0; 2048].leak(), 0) }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forwarder::clock::{Boottime, boottime};
 use forwarder::id::PortId;
-use forwarder::port::Port as _;
+use forwarder::port::{Destination, Port as _};
 use forwarder::port::xsk::{RING, XskPort};
 use forwarder::topology::Mode;
 use hdrhistogram::Histogram;
@@ -154,7 +154,7 @@ impl Sender {
         frame.frame.set_range(0, self.template.frame_len(self.next_flow, sequence));
         let stamp = Stamp { trial: self.trial, flow: self.next_flow, sequence, sent: scheduled };
         self.template.write(&stamp, frame.frame.bytes_mut());
-        port.transmit(frame);
+        port.transmit(frame, &Destination::Headers);
 
         self.sequences[flow] += 1;
         self.next_flow = (self.next_flow + 1) % self.template.flows();

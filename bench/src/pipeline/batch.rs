@@ -32,7 +32,7 @@ impl Batch {
         let path = |frame: &Vec<u8>| {
             let packet = &frame[ETHERNET..];
             let buckets = &snapshot.groups[0].buckets;
-            let bucket = flow::hash(&parse::ip(packet)?, packet) as usize % buckets.len();
+            let bucket = flow::bucket(parse::ip(packet)?, packet, buckets.len());
             Some(buckets[bucket].index())
         };
         let paths: Option<Vec<_>> = frames.iter().map(path).collect();

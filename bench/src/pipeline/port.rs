@@ -82,12 +82,10 @@ impl Port for MemoryPort {
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {
-        let mut frame = self.free.pop()?;
-        frame.set_range(0, 0);
-        Some(TxFrame { frame, destination: Destination::Headers })
+        Some(TxFrame { frame: self.free.pop()? })
     }
 
-    fn transmit(&mut self, frame: TxFrame) {
+    fn transmit(&mut self, frame: TxFrame, _to: &Destination) {
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += frame.frame.len() as u64;
         self.queued.push(frame);
@@ -126,9 +124,11 @@ impl Wire {
     /// Takes what the port has sent, in order.
     pub fn take(&self, mut each: impl FnMut(&[u8])) {
         let mut wire = lock(&self.0);
-        for sent in std::mem::take(&mut wire.sent) {
-            each(sent.frame.bytes());
-            wire.done.push(sent.frame);
+        let Frames { sent, done, .. } = &mut *wire;
+        for TxFrame { mut frame } in sent.drain(..) {
+            each(frame.bytes());
+            frame.set_range(0, 0);
+            done.push(frame);
         }
     }
 }

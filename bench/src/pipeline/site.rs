@@ -9,7 +9,7 @@ use forwarder::drops::Drop;
 use forwarder::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use forwarder::pipeline::control::Refused;
 use forwarder::pipeline::snapshot::{
-    Egress, Encap, FrameKey, Group, Map, Path, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Host, Map, Path, Route, Routes, Snapshot, Tunnel,
 };
 use forwarder::pipeline::{Control, Lane, LaneCounters, Ports, flow};
 use forwarder::wireguard::{Role, Session, SessionId, SessionKeys};
@@ -111,8 +111,8 @@ impl Site {
         let mac = self.gateway_mac(LAN_PORT);
         let key = FrameKey { port: LAN_PORT, outer_vlan: 0, inner_vlan: 0, mac };
         let ports = [LAN_PORT].into_iter().collect();
-        let egress = Egress::Ethernet { ports, mac, vlans: [].into_iter().collect(), mtu: 1500 };
-        let neighbour = ((LAN, IpAddr::from(self.host())), self.host_mac());
+        let egress = Egress::ethernet(ports, mac, &[], 1500).context("no Ethernet header")?;
+        let neighbour = (Host::new(LAN, self.host().into()), self.host_mac());
         Ok(Snapshot {
             generation: 1,
             interfaces: Arc::new(Map::from_iter([(key, LAN)])),

@@ -6,9 +6,9 @@ use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, ensure};
-use forwarder::pipeline::snapshot::{Encap, Route, Snapshot};
+use forwarder::pipeline::snapshot::{Encap, Host, Route, Snapshot};
 use forwarder::pipeline::{encap, flow, parse};
-use forwarder::port::{BURST, Port, RxFrame};
+use forwarder::port::{BURST, Destination, Port, RxFrame};
 use forwarder::wireguard::Session;
 use forwarder::wireguard::message::DataHeader;
 
@@ -77,16 +77,16 @@ impl Stages {
             [
                 self.ported(&batch.frames)?,
                 over(all, &mut |i| parsed(a, &batch.frames[i]))?,
-                over(all, &mut |i| routed(a, &ips[i]))?,
-                over(all, &mut |i| selected(a, &ips[i], packets[i]))?,
-                over(all, &mut |i| self.headed(a, batch.paths[i], i, ips[i].len))?,
+                over(all, &mut |i| routed(a, ips[i], packets[i]))?,
+                over(all, &mut |i| selected(a, ips[i], packets[i]))?,
+                over(all, &mut |i| self.headed(a, batch.paths[i], i, ips[i].packet_len()))?,
             ],
             [
                 self.ported(wire)?,
                 over(all, &mut |i| sorted(b, &wire[i]))?,
                 self.committed(all)?,
                 over(all, &mut |i| checked(b, batch.paths[i], packets[i]))?,
-                over(all, &mut |i| next_hop(b, ips[i].destination))?,
+                over(all, &mut |i| next_hop(b, ips[i].destination(packets[i])))?,
             ],
         ])
     }
@@ -101,7 +101,7 @@ impl Stages {
             for frame in &self.received {
                 let Some(mut tx) = self.port.reserve() else { continue };
                 tx.frame.set_range(0, frame.frame.len());
-                self.port.transmit(tx);
+                self.port.transmit(tx, &Destination::Headers);
             }
             for frame in self.received.drain(..) {
                 self.port.release(frame);
@@ -142,15 +142,15 @@ fn parsed(snapshot: &Snapshot, frame: &[u8]) -> bool {
 }
 
 /// The source must be behind the LAN, the destination behind the tunnels.
-fn routed(snapshot: &Snapshot, ip: &parse::Ip) -> bool {
-    matches!(snapshot.routes.lookup(ip.source), Some(Route::Interface { .. }))
-        && matches!(snapshot.routes.lookup(ip.destination), Some(Route::Tunnel(_)))
+fn routed(snapshot: &Snapshot, ip: parse::Ip, packet: &[u8]) -> bool {
+    matches!(snapshot.routes.lookup(ip.source(packet)), Some(Route::Interface { .. }))
+        && matches!(snapshot.routes.lookup(ip.destination(packet)), Some(Route::Tunnel(_)))
 }
 
 /// The flow's bucket, path and session.
-fn selected(snapshot: &Snapshot, ip: &parse::Ip, packet: &[u8]) -> bool {
+fn selected(snapshot: &Snapshot, ip: parse::Ip, packet: &[u8]) -> bool {
     let buckets = &snapshot.groups[0].buckets;
-    let peer = buckets[flow::hash(ip, packet) as usize % buckets.len()];
+    let peer = buckets[flow::bucket(ip, packet, buckets.len())];
     let session = snapshot.paths.get(peer.index()).and_then(|path| path.session.as_ref());
     black_box(session).is_some()
 }
@@ -158,7 +158,7 @@ fn selected(snapshot: &Snapshot, ip: &parse::Ip, packet: &[u8]) -> bool {
 fn sorted(snapshot: &Snapshot, frame: &[u8]) -> bool {
     let Some(ethernet) = parse::ethernet(wire(0), frame) else { return false };
     let packet = &frame[ethernet.payload..];
-    let udp = parse::ip(packet).and_then(|ip| parse::udp(&ip, packet));
+    let udp = parse::ip(packet).and_then(|ip| parse::udp(ip, packet));
     let header = udp.and_then(|udp| DataHeader::parse(&packet[udp.payload]));
     header.and_then(|header| snapshot.sessions.get(&header.receiver)).is_some()
 }
@@ -166,11 +166,11 @@ fn sorted(snapshot: &Snapshot, frame: &[u8]) -> bool {
 /// The inner header and the source's peer.
 fn checked(snapshot: &Snapshot, path: usize, packet: &[u8]) -> bool {
     let Some(ip) = parse::ip(packet) else { return false };
-    snapshot.tunnels[path].allowed_ips.lookup(ip.source).is_some_and(|peer| peer.index() == path)
+    snapshot.tunnels[path].allowed_ips.lookup(ip.source(packet)).is_some_and(|peer| peer.index() == path)
 }
 
 fn next_hop(snapshot: &Snapshot, destination: IpAddr) -> bool {
     let Some(Route::Interface { interface, .. }) = snapshot.routes.lookup(destination) else { return false };
-    let neighbour = snapshot.neighbours.get(&(interface, destination));
+    let neighbour = snapshot.neighbours.get(&Host::new(interface, destination));
     snapshot.egresses.contains_key(&interface) && black_box(neighbour).is_some()
 }

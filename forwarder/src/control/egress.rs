@@ -64,12 +64,8 @@ pub fn encap(
 /// How plain packets leave by an interface now.
 pub fn egress(topology: &Topology, view: &View, plan: &InterfacePlan) -> Option<Egress> {
     let link = view.link(plan.interface)?;
-    Some(Egress::Ethernet {
-        ports: usable_ports(topology, view, plan),
-        mac: link.mac,
-        vlans: plan.vlans.clone(),
-        mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-    })
+    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    Egress::ethernet(usable_ports(topology, view, plan), link.mac, &plan.vlans, mtu)
 }
 
 /// The interface's ports that may transmit now, in their order.

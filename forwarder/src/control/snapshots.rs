@@ -1,6 +1,6 @@
 //! Snapshots computed from what the control thread knows; pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::config::TunnelConfig;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::pipeline::flow;
-use crate::pipeline::snapshot::{Egress, Encap, FrameKey, Group, Map, Path, Snapshot, Tunnel};
+use crate::pipeline::snapshot::{Egress, Encap, FrameKey, Group, Host, Map, Path, Snapshot, Tunnel};
 use crate::topology::Topology;
 use crate::wireguard::{Session, Slots};
 
@@ -165,10 +165,10 @@ impl World<'_> {
         self.topology.interfaces.iter().filter_map(|plan| Some((plan.interface, egress(plan)?))).collect()
     }
 
-    fn neighbours(&self) -> Map<(InterfaceId, IpAddr), [u8; 6]> {
+    fn neighbours(&self) -> Map<Host, [u8; 6]> {
         let ours = |id| self.topology.interfaces.iter().any(|plan| plan.interface == id);
         let known = self.view.neighbours.iter().filter(|n| ours(n.interface));
-        known.map(|n| ((n.interface, n.address), n.mac)).collect()
+        known.map(|n| (Host::new(n.interface, n.address), n.mac)).collect()
     }
 }
 

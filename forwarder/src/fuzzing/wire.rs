@@ -29,19 +29,23 @@ fn packet(packet: &[u8]) {
         assert!(!parse::udp_checksum_is_right(packet));
         return;
     };
-    assert!(ip.header_len <= ip.len && ip.len <= packet.len());
-    assert!(ip.header_len >= if ip.source.is_ipv4() { parse::IPV4_LEN } else { parse::IPV6_LEN });
-    assert_eq!(ip.source.is_ipv4(), ip.destination.is_ipv4());
+    let (header_len, packet_len) = (ip.header_len(), ip.packet_len());
+    assert!(header_len <= packet_len && packet_len <= packet.len());
+    assert!(header_len >= if ip.is_ipv4 { parse::IPV4_LEN } else { parse::IPV6_LEN });
+    let (source, destination) = (ip.source(packet), ip.destination(packet));
+    assert!(source.is_ipv4() == ip.is_ipv4 && destination.is_ipv4() == ip.is_ipv4);
     // A link layer's padding says nothing.
-    let alone = &packet[..ip.len];
-    assert_eq!(parse::ip(alone).map(|ip| (ip.source, ip.len)), Some((ip.source, ip.len)));
-    let end = (ip.header_len + 4).min(ip.len);
-    assert_eq!(flow::hash(&ip, alone), flow::hash(&ip, &alone[..end]), "only addresses and ports count");
+    let alone = &packet[..packet_len];
+    assert!(parse::ip(alone) == Some(ip) && ip.source(alone) == source);
+    let end = (header_len + 4).min(packet_len);
+    let bucket = |packet| flow::bucket(ip, packet, 1 << 31);
+    assert_eq!(bucket(alone), bucket(&alone[..end]), "only addresses and ports count");
     assert_eq!(parse::udp_checksum_is_right(packet), parse::udp_checksum_is_right(alone));
-    let Some(udp) = parse::udp(&ip, packet) else { return };
-    assert!(ip.protocol == parse::UDP && !ip.fragment && udp.source.ip() == ip.source);
-    assert!(udp.payload.start == ip.header_len + parse::UDP_LEN);
-    assert!(udp.payload.start <= udp.payload.end && udp.payload.end <= ip.len);
+    let Some(udp) = parse::udp(ip, packet) else { return };
+    assert!(ip.protocol == parse::UDP && !ip.fragment);
+    assert_eq!(parse::udp_source(packet), Some((source, udp.source).into()));
+    assert!(udp.payload.start == header_len + parse::UDP_LEN);
+    assert!(udp.payload.start <= udp.payload.end && udp.payload.end <= packet_len);
     message(&packet[udp.payload]);
 }
 

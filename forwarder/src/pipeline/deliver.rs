@@ -2,18 +2,16 @@
 
 use std::net::IpAddr;
 
-use arrayvec::ArrayVec;
-
-use super::encap::{MAX_ETHERNET_LEN, ethernet};
+use super::encap;
 use super::lane::{Context, Io};
 use super::parse::{self, Ip};
 use super::ports::Ports;
 use super::rewrite;
-use super::snapshot::{Egress, Route, Snapshot};
+use super::snapshot::{Egress, Host, Route, Snapshot};
 use super::waiting::For;
 use crate::drops::Drop;
 use crate::id::InterfaceId;
-use crate::port::TxFrame;
+use crate::port::{Destination, TxFrame};
 
 /// A port and the room for an Ethernet header before the packet in its frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,17 +19,29 @@ pub(super) struct Place {
     /// Position of the port.
     pub port: u16,
     /// Length of the header; 0 when the port takes IP packets.
-    pub room: usize,
+    pub room: u16,
 }
 
 /// Where a packet goes on.
-enum NextHop {
-    /// To a port, behind this header.
-    Port(u16, ArrayVec<u8, MAX_ETHERNET_LEN>),
-    /// To the kernel, as it is.
-    Kernel,
+enum NextHop<'s> {
+    Known(Exit<'s>),
     /// Nowhere until the address's MAC address is known.
     Unresolved(InterfaceId, IpAddr),
+}
+
+/// How a packet leaves.
+#[derive(Clone, Copy)]
+struct Exit<'s> {
+    /// Position of the port.
+    port: u16,
+    /// The Ethernet header's template and its destination; `None` when the kernel takes the packet as it is.
+    ethernet: Option<(&'s [u8], &'s [u8; 6])>,
+}
+
+impl Exit<'_> {
+    fn place(&self) -> Place {
+        Place { port: self.port, room: self.ethernet.map_or(0, |(header, _)| header.len() as u16) }
+    }
 }
 
 /// Sends a packet that was opened in the tunnel at `position` on from the frame into which it was opened: in
@@ -39,16 +49,17 @@ enum NextHop {
 ///
 /// # Errors
 /// The frame comes back with the reason for the drop.
+#[inline]
 pub(super) fn from_frame(
     io: &mut Io,
     cx: Context<'_>,
     position: usize,
-    ip: &Ip,
+    ip: Ip,
     opened: Place,
     mut tx: TxFrame,
 ) -> Result<Option<Place>, (TxFrame, Drop)> {
-    let packet = &mut tx.frame.memory_mut()[opened.room..][..ip.len];
-    let (port, header) = match exit(io, cx, position, ip, packet) {
+    let packet = &mut tx.frame.memory_mut()[usize::from(opened.room)..][..ip.packet_len()];
+    let exit = match exit(io, cx, position, ip, packet) {
         Ok(Some(exit)) => exit,
         Ok(None) => {
             io.ports.cancel(opened.port, tx);
@@ -56,15 +67,15 @@ pub(super) fn from_frame(
         }
         Err(reason) => return Err((tx, reason)),
     };
-    let place = Place { port, room: header.len() };
+    let place = exit.place();
     if place == opened {
-        transmit(io, place, tx, &header, ip.len);
+        transmit(io, exit, tx, ip);
         return Ok(Some(place));
     }
     match copy(io, place, packet) {
         Ok(other) => {
             io.ports.cancel(opened.port, tx);
-            transmit(io, place, other, &header, ip.len);
+            transmit(io, exit, other, ip);
             Ok(Some(place))
         }
         Err(reason) => Err((tx, reason)),
@@ -82,30 +93,28 @@ pub(super) fn from_waiting(
     packet: &mut [u8],
 ) -> Result<(), Drop> {
     let ip = parse::ip(packet).ok_or(Drop::Malformed)?;
-    let Some((port, header)) = exit(io, cx, position, &ip, packet)? else { return Ok(()) };
-    let place = Place { port, room: header.len() };
-    let tx = copy(io, place, packet)?;
-    transmit(io, place, tx, &header, ip.len);
+    let Some(exit) = exit(io, cx, position, ip, packet)? else { return Ok(()) };
+    let tx = copy(io, exit.place(), packet)?;
+    transmit(io, exit, tx, ip);
     Ok(())
 }
 
-/// The port and header for a packet, whose TTL is decremented when it leaves by Ethernet; `None` when
-/// it waits.
-fn exit(
+/// How a packet leaves, whose TTL is decremented when that is by Ethernet; `None` when it waits.
+#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[inline(always)]
+fn exit<'s>(
     io: &mut Io,
-    cx: Context<'_>,
+    cx: Context<'s>,
     position: usize,
-    ip: &Ip,
+    ip: Ip,
     packet: &mut [u8],
-) -> Result<Option<(u16, ArrayVec<u8, MAX_ETHERNET_LEN>)>, Drop> {
-    match next_hop(cx.snapshot, &io.ports, position, ip)? {
-        NextHop::Port(port, header) => {
-            rewrite::decrement_ttl(packet);
-            Ok(Some((port, header)))
-        }
-        NextHop::Kernel => {
-            let kernel = io.ports.kernel.ok_or(Drop::KernelQueueFull)?;
-            Ok(Some((kernel, ArrayVec::new())))
+) -> Result<Option<Exit<'s>>, Drop> {
+    match next_hop(cx.snapshot, &io.ports, position, ip, packet)? {
+        NextHop::Known(exit) => {
+            if exit.ethernet.is_some() {
+                rewrite::decrement_ttl(packet);
+            }
+            Ok(Some(exit))
         }
         NextHop::Unresolved(interface, address) => {
             io.wait(cx, For::Neighbour(interface, address, position), packet);
@@ -116,39 +125,57 @@ fn exit(
 }
 
 /// Follows the route. What only the kernel can answer or do (ICMP, fragmentation, options) goes there.
-fn next_hop(snapshot: &Snapshot, ports: &Ports, position: usize, ip: &Ip) -> Result<NextHop, Drop> {
-    let (interface, gateway) = match snapshot.routes.lookup(ip.destination) {
+#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[inline(always)]
+fn next_hop<'s>(
+    snapshot: &'s Snapshot,
+    ports: &Ports,
+    position: usize,
+    ip: Ip,
+    packet: &[u8],
+) -> Result<NextHop<'s>, Drop> {
+    let kernel = || {
+        let port = ports.kernel.ok_or(Drop::KernelQueueFull)?;
+        Ok(NextHop::Known(Exit { port, ethernet: None }))
+    };
+    let destination = ip.destination(packet);
+    let (interface, gateway) = match snapshot.routes.lookup(destination) {
         None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
         Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
-        Some(Route::Kernel | Route::Tunnel(_)) => return Ok(NextHop::Kernel),
+        Some(Route::Kernel | Route::Tunnel(_)) => return kernel(),
         Some(Route::Interface { interface, gateway }) => (interface, gateway),
     };
-    let Some(Egress::Ethernet { ports: usable, mac, vlans, mtu }) = snapshot.egresses.get(&interface) else {
-        return Ok(NextHop::Kernel);
+    let Some(Egress::Ethernet { ports: usable, header, mtu }) = snapshot.egresses.get(&interface) else {
+        return kernel();
     };
-    if ip.len > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
-        return Ok(NextHop::Kernel);
+    if ip.packet_len() > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
+        return kernel();
     }
-    let port = usable.get(position % usable.len().max(1)).ok_or(Drop::PortDown)?;
+    // A division takes its time, and most LANs have one port.
+    let at = if usable.len() == 1 { 0 } else { position % usable.len().max(1) };
+    let port = usable.get(at).ok_or(Drop::PortDown)?;
     let port = ports.egress(*port).ok_or(Drop::PortDown)?;
-    let address = gateway.unwrap_or(ip.destination);
-    let Some(neighbour) = snapshot.neighbours.get(&(interface, address)) else {
+    let address = gateway.unwrap_or(destination);
+    let Some(neighbour) = snapshot.neighbours.get(&Host::new(interface, address)) else {
         return Ok(NextHop::Unresolved(interface, address));
     };
-    let ethertype = if ip.source.is_ipv4() { parse::IPV4 } else { parse::IPV6 };
-    let header = ethernet(*mac, *neighbour, vlans, ethertype).ok_or(Drop::PortDown)?;
-    Ok(NextHop::Port(port, header))
+    Ok(NextHop::Known(Exit { port, ethernet: Some((header, neighbour)) }))
 }
 
 /// A frame of the place's port with the packet in it.
 fn copy(io: &mut Io, place: Place, packet: &[u8]) -> Result<TxFrame, Drop> {
-    let mut tx = io.reserve(place.port, place.room + packet.len())?;
-    tx.frame.memory_mut()[place.room..][..packet.len()].copy_from_slice(packet);
+    let room = usize::from(place.room);
+    let mut tx = io.reserve(place.port, room + packet.len())?;
+    tx.frame.memory_mut()[room..][..packet.len()].copy_from_slice(packet);
     Ok(tx)
 }
 
-fn transmit(io: &mut Io, place: Place, mut tx: TxFrame, header: &[u8], len: usize) {
-    tx.frame.set_range(0, place.room + len);
-    tx.frame.bytes_mut()[..place.room].copy_from_slice(header);
-    io.ports.transmit(place.port, tx);
+#[inline]
+fn transmit(io: &mut Io, exit: Exit<'_>, mut tx: TxFrame, ip: Ip) {
+    tx.frame.set_range(0, usize::from(exit.place().room) + ip.packet_len());
+    if let Some((template, neighbour)) = exit.ethernet {
+        let ethertype = if ip.is_ipv4 { parse::IPV4 } else { parse::IPV6 };
+        encap::fill_ethernet(template, tx.frame.bytes_mut(), *neighbour, ethertype);
+    }
+    io.ports.transmit(exit.port, tx, &Destination::Headers);
 }

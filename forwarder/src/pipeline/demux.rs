@@ -2,8 +2,6 @@
 //! thread.
 
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
@@ -16,29 +14,50 @@ use crate::port::{BURST, Layer, RxFrame};
 use crate::wireguard::Session;
 use crate::wireguard::message::{DataHeader, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
 
-/// A data message with a session of ours.
+/// Bytes of a burst.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Position of their frame in the burst.
+    pub frame: u16,
+    /// Offset in the frame.
+    pub start: u16,
+    pub len: u32,
+}
+
+impl Span {
+    fn new(frame: usize, start: usize, len: usize) -> Self {
+        Self { frame: frame as u16, start: start as u16, len: len as u32 }
+    }
+
+    #[inline]
+    pub fn bytes(self, frames: &[RxFrame]) -> &[u8] {
+        &frames[usize::from(self.frame)].frame.bytes()[usize::from(self.start)..][..self.len as usize]
+    }
+
+    #[inline]
+    pub fn bytes_mut(self, frames: &mut [RxFrame]) -> &mut [u8] {
+        let frame = &mut frames[usize::from(self.frame)].frame;
+        &mut frame.bytes_mut()[usize::from(self.start)..][..self.len as usize]
+    }
+}
+
+/// A data message with a session of ours. Small, as all that is kept of a burst's frames: what is read of it
+/// once stays in the frame.
 #[derive(Debug)]
 pub(super) struct Message<'s> {
-    /// Position of its frame in the burst.
-    pub frame: usize,
-    /// The message in the frame.
-    pub range: Range<usize>,
-    pub header: DataHeader,
-    pub session: &'s Arc<Session>,
-    pub source: SocketAddr,
+    pub session: &'s Session,
+    pub counter: u64,
+    pub span: Span,
     /// The outer header's DS byte.
     pub ds: u8,
     /// The outer IP header's offset in the frame; `None` when the kernel has verified the checksums.
-    pub outer: Option<usize>,
+    pub outer: Option<u8>,
 }
 
 /// A packet that wants to go through a tunnel.
 #[derive(Debug)]
 pub(super) struct Packet {
-    /// Position of its frame in the burst.
-    pub frame: usize,
-    /// The packet in the frame.
-    pub range: Range<usize>,
+    pub span: Span,
     pub ip: Ip,
     /// The LAN interface it came from; `None` when the kernel routed it to us.
     pub interface: Option<InterfaceId>,
@@ -58,12 +77,12 @@ pub(super) fn sort<'s>(io: &mut Io, snapshot: &'s Snapshot, frames: &[RxFrame]) 
         let bytes = frame.frame.bytes();
         let result = match frame.layer {
             Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
-            Layer::Ip => sorted.packet(position, bytes, 0, None),
+            Layer::Ip => sorted.packet(position, bytes),
             Layer::Datagram { tunnel, source, ds } => match bytes.first() {
                 Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
                     handshake(io, tunnel, source, bytes)
                 }
-                _ => sorted.datagram(snapshot, position, bytes, (tunnel, source, ds)),
+                _ => sorted.datagram(snapshot, position, bytes, tunnel, ds),
             },
         };
         if let Err(reason) = result {
@@ -95,13 +114,13 @@ impl<'s> Sorted<'s> {
         }
         let packet = &bytes[ethernet.payload..];
         let ip = parse::ip(packet).ok_or(Drop::Malformed)?;
-        if (ethernet.ethertype == parse::IPV4) != ip.source.is_ipv4() {
+        if (ethernet.ethertype == parse::IPV4) != ip.is_ipv4 {
             return Err(Drop::Malformed);
         }
-        match message(snapshot, position, packet, &ip, ethernet.payload) {
+        match message(snapshot, position, packet, ip, ethernet.payload) {
             Ok(message) => self.messages.push(message),
             // WireGuard traffic of the LAN's hosts may look like ours; its destination tells.
-            Err(Some(reason)) if !is_remote(snapshot, &ip) => return Err(reason),
+            Err(Some(reason)) if !is_remote(snapshot, ip, packet) => return Err(reason),
             Err(_) => {
                 let interface = interface(snapshot, &ethernet.key)?;
                 self.packet_of(position, ethernet.payload, ip, Some(interface));
@@ -115,37 +134,25 @@ impl<'s> Sorted<'s> {
         snapshot: &'s Snapshot,
         frame: usize,
         bytes: &[u8],
-        (tunnel, source, ds): (TunnelId, SocketAddr, u8),
+        tunnel: TunnelId,
+        ds: u8,
     ) -> Result<(), Drop> {
         let header = DataHeader::parse(bytes).ok_or(Drop::Malformed)?;
         let session = snapshot.sessions.get(&header.receiver).filter(|s| s.tunnel == tunnel);
         let session = session.ok_or(Drop::UnknownIndex)?;
-        self.messages.push(Message {
-            frame,
-            range: 0..bytes.len(),
-            header,
-            session,
-            source,
-            ds,
-            outer: None,
-        });
+        let span = Span::new(frame, 0, bytes.len());
+        self.messages.push(Message { session, counter: header.counter, span, ds, outer: None });
         Ok(())
     }
 
-    fn packet(
-        &mut self,
-        frame: usize,
-        bytes: &[u8],
-        at: usize,
-        interface: Option<InterfaceId>,
-    ) -> Result<(), Drop> {
-        let ip = parse::ip(&bytes[at..]).ok_or(Drop::Malformed)?;
-        self.packet_of(frame, at, ip, interface);
+    fn packet(&mut self, frame: usize, bytes: &[u8]) -> Result<(), Drop> {
+        let ip = parse::ip(bytes).ok_or(Drop::Malformed)?;
+        self.packet_of(frame, 0, ip, None);
         Ok(())
     }
 
     fn packet_of(&mut self, frame: usize, at: usize, ip: Ip, interface: Option<InterfaceId>) {
-        self.packets.push(Packet { frame, range: at..at + ip.len, ip, interface });
+        self.packets.push(Packet { span: Span::new(frame, at, ip.packet_len()), ip, interface });
     }
 }
 
@@ -155,24 +162,22 @@ fn message<'s>(
     snapshot: &'s Snapshot,
     frame: usize,
     packet: &[u8],
-    ip: &Ip,
+    ip: Ip,
     at: usize,
 ) -> Result<Message<'s>, Option<Drop>> {
     let udp = parse::udp(ip, packet).ok_or(None)?;
     let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
     let listens =
-        |tunnel: TunnelId| snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.port);
+        |tunnel: TunnelId| snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination);
     match snapshot.sessions.get(&header.receiver) {
         Some(session) if listens(session.tunnel) => Ok(Message {
-            frame,
-            range: at + udp.payload.start..at + udp.payload.end,
-            header,
             session,
-            source: udp.source,
+            counter: header.counter,
+            span: Span::new(frame, at + udp.payload.start, udp.payload.len()),
             ds: ip.ds,
-            outer: Some(at),
+            outer: Some(at as u8),
         }),
-        _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.port) => Err(Some(Drop::UnknownIndex)),
+        _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => Err(Some(Drop::UnknownIndex)),
         _ => Err(None),
     }
 }
@@ -181,6 +186,6 @@ fn interface(snapshot: &Snapshot, key: &FrameKey) -> Result<InterfaceId, Drop> {
     snapshot.interfaces.get(key).copied().ok_or(Drop::Foreign)
 }
 
-fn is_remote(snapshot: &Snapshot, ip: &Ip) -> bool {
-    matches!(snapshot.routes.lookup(ip.destination), Some(Route::Tunnel(_)))
+fn is_remote(snapshot: &Snapshot, ip: Ip, packet: &[u8]) -> bool {
+    matches!(snapshot.routes.lookup(ip.destination(packet)), Some(Route::Tunnel(_)))
 }

@@ -1,12 +1,12 @@
-//! The outer header: templates, and what is filled in per packet.
+//! Headers before a packet, inside and outside: templates, and what is filled in per packet.
 
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
 
 use super::checksum::Sum;
-use super::parse::{ETHERNET_LEN, IPV4, IPV6, UDP, UDP_LEN, VLAN, pseudo_header};
-use super::snapshot::Encap;
+use super::parse::{IPV4, IPV6, UDP, UDP_LEN, VLAN, pseudo_header};
+use super::snapshot::{Egress, Encap, MAX_ETHERNET_LEN};
 use crate::id::PortId;
 
 /// TTL and hop limit of outer headers.
@@ -51,12 +51,29 @@ impl Encap {
     }
 }
 
-/// Longest Ethernet header: two tags.
-pub(super) const MAX_ETHERNET_LEN: usize = ETHERNET_LEN + 8;
+impl Egress {
+    /// As frames of these ports, for IP packets of at most `mtu` bytes. `None` when there are more than two
+    /// VLAN tags.
+    pub fn ethernet(
+        ports: ArrayVec<PortId, 16>,
+        source_mac: [u8; 6],
+        vlans: &[u16],
+        mtu: u16,
+    ) -> Option<Self> {
+        Some(Egress::Ethernet { ports, header: ethernet(source_mac, [0; 6], vlans, IPV4)?, mtu })
+    }
+}
+
+/// Writes an Ethernet header at the start of `frame` from the template that [`Egress::ethernet`] made.
+#[inline]
+pub(super) fn fill_ethernet(template: &[u8], frame: &mut [u8], destination: [u8; 6], ethertype: u16) {
+    frame[..template.len()].copy_from_slice(template);
+    frame[..6].copy_from_slice(&destination);
+    frame[template.len() - 2..template.len()].copy_from_slice(&ethertype.to_be_bytes());
+}
 
 /// An Ethernet header with VLAN tags, outer first; `None` when there are more than two.
-pub(super) fn ethernet(
-    source: [u8; 6],
+fn ethernet(    source: [u8; 6],
     destination: [u8; 6],
     vlans: &[u16],
     ethertype: u16,
@@ -138,13 +155,14 @@ mod tests {
                     assert_eq!(ethernet.key.mac, [2, 0, 0, 0, 0, 2]);
                     let packet = &frame[ethernet.payload..];
                     let ip = parse::ip(packet).unwrap();
-                    let udp = parse::udp(&ip, packet).unwrap();
-                    assert_eq!((udp.source, udp.port), (source.parse().unwrap(), 5001));
+                    let udp = parse::udp(ip, packet).unwrap();
+                    assert_eq!(parse::udp_source(packet), Some(source.parse().unwrap()));
+                    assert_eq!(udp.destination, 5001);
                     assert_eq!((packet[udp.payload.clone()].to_vec(), ip.ds, ip.ttl), (payload, 0x8b, 64));
                     assert!(parse::udp_checksum_is_right(packet));
                     // DF = 0: what does not fit is fragmented, as the kernel's messages are.
-                    assert!(ip.source.is_ipv6() || packet[6..8] == [0, 0]);
-                    if ip.source.is_ipv6() {
+                    assert!(!ip.is_ipv4 || packet[6..8] == [0, 0]);
+                    if !ip.is_ipv4 {
                         let mut broken = packet.to_vec();
                         broken[udp.payload.start] ^= 1;
                         assert!(!parse::udp_checksum_is_right(&broken));

@@ -6,15 +6,23 @@ use crate::pipeline::parse::Ip;
 /// Buckets of a group. Divisible by every number of paths up to eight, so that they split evenly.
 pub const BUCKETS: usize = 840;
 
-/// The hash of the flow that a packet belongs to: addresses, protocol and ports of whole TCP, UDP,
-/// SCTP, DCCP and UDP-Lite packets; addresses and protocol of all others. A fragment has no ports in
-/// all but the first, so every fragment goes by addresses and protocol.
-pub fn hash(ip: &Ip, packet: &[u8]) -> u32 {
+/// Which of so many buckets takes the flow that a packet belongs to.
+#[inline]
+pub fn bucket(ip: Ip, packet: &[u8], buckets: usize) -> usize {
+    // The hash as a fraction of the buckets: what a remainder gives too, without a division.
+    (u64::from(hash(ip, packet)) * buckets as u64 >> 32) as usize
+}
+
+/// The hash of a flow: addresses, protocol and ports of whole TCP, UDP, SCTP, DCCP and UDP-Lite packets;
+/// addresses and protocol of all others. A fragment has no ports in all but the first, so every fragment
+/// goes by addresses and protocol.
+#[inline]
+fn hash(ip: Ip, packet: &[u8]) -> u32 {
     let word = |at: usize| {
-        packet.get(at..at + 8).map_or(0, |b| u64::from_be_bytes(b.try_into().unwrap_or_default()))
+        packet.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_be_bytes(*word))
     };
     let upper = u64::from(ip.protocol) << 32 | u64::from(ports(ip, packet));
-    let hash = if packet[0] >> 4 == 4 {
+    let hash = if ip.is_ipv4 {
         mix(word(12), upper)
     } else {
         let source = mix(word(8), word(16));
@@ -42,15 +50,15 @@ pub fn buckets(paths: &[(PeerId, bool)]) -> Box<[PeerId]> {
 }
 
 /// Source and destination port, or 0 where there are none.
-fn ports(ip: &Ip, packet: &[u8]) -> u32 {
+fn ports(ip: Ip, packet: &[u8]) -> u32 {
     const DCCP: u8 = 33;
     const SCTP: u8 = 132;
     const UDP_LITE: u8 = 136;
     if ip.fragment || !matches!(ip.protocol, super::parse::TCP | super::parse::UDP | DCCP | SCTP | UDP_LITE) {
         return 0;
     }
-    let ports = packet.get(ip.header_len..ip.header_len + 4).and_then(|b| b.try_into().ok());
-    ports.map_or(0, u32::from_be_bytes)
+    let ports = packet.get(ip.header_len()..).and_then(|upper| upper.first_chunk());
+    ports.map_or(0, |ports| u32::from_be_bytes(*ports))
 }
 
 /// Multiplies two words into 128 bits and folds the halves: every bit of both moves half of the result.

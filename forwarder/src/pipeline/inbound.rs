@@ -21,17 +21,17 @@ use super::snapshot::Snapshot;
 use super::{ds, martian, rewrite};
 use crate::aead::{self, Open, TAG_LEN};
 use crate::drops::{self, Drop};
-use crate::port::{BURST, RxFrame, TxFrame};
+use crate::port::{BURST, Layer, RxFrame, TxFrame};
 use crate::wireguard::message::DATA_HEADER_LEN;
 use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, Session};
 
 /// A message with the frame that its plaintext goes to.
-struct Opening<'s> {
-    message: Message<'s>,
-    place: Place,
+struct Opening<'a> {
+    message: &'a Message<'a>,
     tx: TxFrame,
+    place: Place,
     /// Position in the runs.
-    run: usize,
+    run: u16,
     authentic: bool,
     fresh: bool,
 }
@@ -39,7 +39,8 @@ struct Opening<'s> {
 impl Opening<'_> {
     /// The plaintext's place in the transmit frame.
     fn plaintext(&self) -> Range<usize> {
-        self.place.room..self.place.room + plaintext_len(&self.message)
+        let start = usize::from(self.place.room);
+        start..start + plaintext_len(self.message)
     }
 }
 
@@ -49,18 +50,17 @@ pub(super) fn run(
     cx: Context<'_>,
     expected: &mut [Place],
     frames: &[RxFrame],
-    messages: ArrayVec<Message<'_>, BURST>,
+    messages: &[Message<'_>],
 ) {
     let mut batch = ArrayVec::<Opening, BURST>::new();
     let mut runs = ArrayVec::<&Session, BURST>::new();
     for message in messages {
-        match reserve(io, cx, expected, message, &mut runs) {
-            Ok(opening) => batch.push(opening),
-            Err(reason) => io.counters.drops.count(reason),
+        if let Err(reason) = reserve(io, cx, expected, message, &mut batch, &mut runs) {
+            io.counters.drops.count(reason);
         }
     }
     open(&mut batch, frames);
-    for (run, session) in runs.iter().enumerate() {
+    for (run, session) in (0..).zip(&runs) {
         commit(cx, &mut batch, frames, run, session);
     }
     for opening in batch {
@@ -69,25 +69,27 @@ pub(super) fn run(
 }
 
 /// 1. A frame at the expected place, so that the plaintext usually is where it must be.
-fn reserve<'s>(
+fn reserve<'a>(
     io: &mut Io,
-    cx: Context<'s>,
+    cx: Context<'_>,
     expected: &[Place],
-    message: Message<'s>,
-    runs: &mut ArrayVec<&'s Session, BURST>,
-) -> Result<Opening<'s>, Drop> {
-    let session: &Session = message.session;
+    message: &'a Message<'a>,
+    batch: &mut ArrayVec<Opening<'a>, BURST>,
+    runs: &mut ArrayVec<&'a Session, BURST>,
+) -> Result<(), Drop> {
+    let session = message.session;
     let known = runs.iter().position(|r| std::ptr::eq(*r, session));
-    if message.header.counter >= REJECT_AFTER_MESSAGES || (known.is_none() && !session.receivable(cx.now)) {
+    if message.counter >= REJECT_AFTER_MESSAGES || (known.is_none() && !session.receivable(cx.now)) {
         return Err(Drop::SessionExpired);
     }
     let place = *expected.get(session.peer.index()).ok_or(Drop::UnknownIndex)?;
-    let tx = io.reserve(place.port, place.room + plaintext_len(&message))?;
+    let tx = io.reserve(place.port, usize::from(place.room) + plaintext_len(message))?;
     let run = known.unwrap_or_else(|| {
         runs.push(session);
         runs.len() - 1
     });
-    Ok(Opening { message, place, tx, run, authentic: false, fresh: false })
+    batch.push(Opening { message, tx, place, run: run as u16, authentic: false, fresh: false });
+    Ok(())
 }
 
 /// 2. Opens all messages at once.
@@ -95,12 +97,11 @@ fn open(batch: &mut [Opening<'_>], frames: &[RxFrame]) {
     let mut jobs = ArrayVec::<Open, BURST>::new();
     for opening in batch.iter_mut() {
         let range = opening.plaintext();
-        let message = &opening.message;
-        let bytes = &frames[message.frame].frame.bytes()[message.range.clone()];
+        let message = opening.message;
         jobs.push(Open {
             key: &message.session.keys.receive,
-            counter: message.header.counter,
-            source: &bytes[DATA_HEADER_LEN..],
+            counter: message.counter,
+            source: &message.span.bytes(frames)[DATA_HEADER_LEN..],
             destination: &mut opening.tx.frame.memory_mut()[range],
             authentic: false,
         });
@@ -114,10 +115,10 @@ fn open(batch: &mut [Opening<'_>], frames: &[RxFrame]) {
 }
 
 /// 3. Replay window and facts of one session.
-fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: usize, session: &Session) {
+fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u16, session: &Session) {
     let in_run = |o: &Opening<'_>| o.authentic && o.run == run;
     let counters: ArrayVec<u64, BURST> =
-        batch.iter().filter(|o| in_run(o)).map(|o| o.message.header.counter).collect();
+        batch.iter().filter(|o| in_run(o)).map(|o| o.message.counter).collect();
     let mut fresh = [false; BURST];
     session.commit(&counters, &mut fresh[..counters.len()]);
     let (mut packets, mut bytes, mut data, mut last) = (0, 0, 0, None);
@@ -125,28 +126,32 @@ fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u
         opening.fresh = fresh;
         if fresh {
             packets += 1;
-            bytes += opening.message.range.len() as u64;
-            data += u64::from(plaintext_len(&opening.message) > 0);
-            last = Some(&opening.message);
+            bytes += u64::from(opening.message.span.len);
+            data += u64::from(plaintext_len(opening.message) > 0);
+            last = Some(opening.message);
         }
     }
     if let Some(last) = last {
-        // Checksums cover the whole datagram, and endpoints hardly ever move.
-        let moved = !session.comes_from(last.source);
-        let endpoint = moved.then(|| endpoint(last, frames)).flatten();
-        session.note_received(cx.now, packets, bytes, data, endpoint);
+        session.note_received(cx.now, packets, bytes, data, moved(last, frames));
     }
 }
 
-/// Where the message came from, if that can be believed: the kernel has not checked what AF_XDP
+/// Where the message came from, if that is new and can be believed: the kernel has not checked what AF_XDP
 /// delivers, and the tag covers none of the outer header.
-pub(super) fn endpoint(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoint> {
-    let verified = message.outer.is_none_or(|at| {
-        let bytes = frames[message.frame].frame.bytes();
-        parse::udp_checksum_is_right(&bytes[at..])
-    });
-    let remote = message.source;
-    (verified && remote.port() != 0 && !martian::source(remote.ip())).then_some(Endpoint { remote })
+pub(super) fn moved(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoint> {
+    let frame = &frames[usize::from(message.span.frame)];
+    let outer = message.outer.map(|at| &frame.frame.bytes()[usize::from(at)..]);
+    let remote = match (frame.layer, outer) {
+        (Layer::Datagram { source, .. }, _) => source,
+        (_, Some(packet)) => parse::udp_source(packet)?,
+        (_, None) => return None,
+    };
+    // Checksums cover the whole datagram, and endpoints hardly ever move.
+    let believed = !message.session.comes_from(remote)
+        && outer.is_none_or(parse::udp_checksum_is_right)
+        && remote.port() != 0
+        && !martian::source(remote.ip());
+    believed.then_some(Endpoint { remote })
 }
 
 /// 4 and 5. One message's packet, or the reason why there is none; its frame is accounted for.
@@ -165,7 +170,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
         (true, true) => check(cx.snapshot, session, opening.message.ds, plaintext),
     };
     let delivered = match checked {
-        Ok((position, ip)) => deliver::from_frame(io, cx, position, &ip, place, opening.tx),
+        Ok((position, ip)) => deliver::from_frame(io, cx, position, ip, place, opening.tx),
         Err(reason) => Err((opening.tx, reason)),
     };
     match delivered {
@@ -194,10 +199,11 @@ fn check(
 ) -> Result<(usize, Ip), Drop> {
     let ip = parse::ip(plaintext).ok_or(Drop::Malformed)?;
     let tunnel = snapshot.tunnels.get(session.tunnel.index()).ok_or(Drop::SourceNotAllowed)?;
-    if tunnel.allowed_ips.lookup(ip.source) != Some(session.peer) {
+    let source = ip.source(plaintext);
+    if tunnel.allowed_ips.lookup(source) != Some(session.peer) {
         return Err(Drop::SourceNotAllowed);
     }
-    if martian::source(ip.source) || martian::destination(ip.destination) {
+    if martian::source(source) || martian::destination(ip.destination(plaintext)) {
         return Err(Drop::Martian);
     }
     let ds = ds::decapsulate(ip.ds, outer_ds, tunnel.copy_dscp).ok_or(Drop::EcnIllegal)?;
@@ -210,5 +216,5 @@ fn check(
 /// Length of a message's plaintext; [`crate::wireguard::message::DataHeader::parse`] has checked that
 /// there is a tag.
 fn plaintext_len(message: &Message<'_>) -> usize {
-    message.range.len() - DATA_HEADER_LEN - TAG_LEN
+    message.span.len as usize - DATA_HEADER_LEN - TAG_LEN
 }

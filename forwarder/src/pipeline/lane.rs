@@ -108,8 +108,8 @@ impl Lane {
     pub fn inject(&mut self, snapshot: &Snapshot, now: Boottime, injected: &Injected) {
         let sent = match injected {
             Injected::Message { peer, payload } => self.io.path(snapshot, *peer).and_then(|exit| {
-                let mut tx = self.io.reserve(exit.port, exit.at + payload.len())?;
-                tx.frame.memory_mut()[exit.at..][..payload.len()].copy_from_slice(payload);
+                let mut tx = self.io.reserve(exit.port, usize::from(exit.at) + payload.len())?;
+                exit.message(&mut tx, payload.len()).copy_from_slice(payload);
                 self.io.send(exit, tx, payload.len(), HANDSHAKE_DS);
                 Ok(())
             }),
@@ -161,8 +161,8 @@ impl Lane {
     fn carry(&mut self, cx: Context<'_>) {
         for frames in self.rx.chunks_mut(BURST) {
             let sorted = demux::sort(&mut self.io, cx.snapshot, frames);
-            inbound::run(&mut self.io, cx, &mut self.expected, frames, sorted.messages);
-            outbound::run(&mut self.io, cx, frames, sorted.packets);
+            inbound::run(&mut self.io, cx, &mut self.expected, frames, &sorted.messages);
+            outbound::run(&mut self.io, cx, frames, &sorted.packets);
         }
         for frame in self.rx.drain(..) {
             if frame.origin == WAITED {
@@ -200,22 +200,23 @@ impl Io {
             Encap::Frame { port, header, .. } => (self.ports.egress(*port), header.len()),
             Encap::Datagram { .. } => (self.ports.datagrams, 0),
         };
-        Ok(Exit { path, encap, port: port.ok_or(Drop::PortDown)?, at })
+        Ok(Exit { path, encap, port: port.ok_or(Drop::PortDown)?, at: at as u16 })
     }
 
     /// Sends the message of `len` bytes that stands in `tx`, with this DS byte outside.
     pub fn send(&mut self, exit: Exit<'_>, mut tx: TxFrame, len: usize, ds: u8) {
-        tx.frame.set_range(0, exit.at + len);
+        tx.frame.set_range(0, usize::from(exit.at) + len);
         match exit.encap {
             Encap::Frame { header, ip, .. } => {
                 encap::fill(header, usize::from(*ip), tx.frame.bytes_mut(), ds, self.next_id);
                 self.next_id = self.next_id.wrapping_add(1);
+                self.ports.transmit(exit.port, tx, &Destination::Headers);
             }
             Encap::Datagram { to } => {
-                tx.destination = Destination::Datagram { tunnel: exit.path.tunnel, to: *to, tos: ds };
+                let to = Destination::Datagram { tunnel: exit.path.tunnel, to: *to, tos: ds };
+                self.ports.transmit(exit.port, tx, &to);
             }
         }
-        self.ports.transmit(exit.port, tx);
     }
 
     /// Sends `message` as a datagram from the tunnel's own UDP socket.
@@ -224,8 +225,7 @@ impl Io {
         let mut tx = self.reserve(port, message.len())?;
         tx.frame.set_range(0, message.len());
         tx.frame.bytes_mut().copy_from_slice(message);
-        tx.destination = Destination::Datagram { tunnel, to, tos: 0 };
-        self.ports.transmit(port, tx);
+        self.ports.transmit(port, tx, &Destination::Datagram { tunnel, to, tos: 0 });
         Ok(())
     }
 
@@ -237,12 +237,12 @@ impl Io {
 
     fn keepalive(&mut self, exit: Exit<'_>, now: Boottime) -> Result<(), Drop> {
         let session = exit.path.session.as_ref().ok_or(Drop::NoSession)?;
-        let mut tx = self.reserve(exit.port, exit.at + message_len(0))?;
+        let mut tx = self.reserve(exit.port, usize::from(exit.at) + message_len(0))?;
         let Some(counter) = session.draw(now, 1).next() else {
             self.ports.cancel(exit.port, tx);
             return Err(Drop::SessionExpired);
         };
-        let message = &mut tx.frame.memory_mut()[exit.at..][..message_len(0)];
+        let message = exit.message(&mut tx, message_len(0));
         aead::seal(&mut [outbound::job(session, counter, &[], message)]);
         self.send(exit, tx, message_len(0), 0);
         session.note_sent(now, 1, message_len(0) as u64, 0);

@@ -8,11 +8,12 @@
 //! 6. seal the batch, from the receive frames into the transmit frames
 //! 7. encapsulate and transmit
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::demux::Packet;
+use super::demux::{Packet, Span};
 use super::lane::{Context, Io};
 use super::snapshot::{Encap, Group, Path, Route, Snapshot, Tunnel};
 use super::waiting::For;
@@ -26,16 +27,22 @@ use crate::wireguard::message::{DATA_HEADER_LEN, DataHeader};
 
 /// A packet with its path and its transmit frame.
 struct Sealing<'s> {
-    frame: usize,
-    range: Range<usize>,
-    ds: u8,
-    exit: Exit<'s>,
     tx: TxFrame,
-    /// Length of the plaintext with its padding.
-    padded: usize,
-    /// Position in the runs.
-    run: usize,
+    exit: Exit<'s>,
     counter: Option<u64>,
+    source: Span,
+    /// Length of the plaintext with its padding.
+    padded: u32,
+    /// Position in the runs.
+    run: u16,
+    /// The outer header's DS byte.
+    ds: u8,
+}
+
+impl Sealing<'_> {
+    fn message_len(&self) -> usize {
+        message_len(self.padded as usize)
+    }
 }
 
 /// The packets of a batch that one session seals.
@@ -56,23 +63,28 @@ pub(super) struct Exit<'s> {
     /// Position of the port.
     pub port: u16,
     /// Offset of the message in the transmit frame.
-    pub at: usize,
+    pub at: u16,
+}
+
+impl Exit<'_> {
+    /// The message of `len` bytes in its frame.
+    pub fn message(self, tx: &mut TxFrame, len: usize) -> &mut [u8] {
+        &mut tx.frame.memory_mut()[usize::from(self.at)..][..len]
+    }
 }
 
 /// Carries a batch of packets out.
-pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets: ArrayVec<Packet, BURST>) {
+pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets: &[Packet]) {
     let mut batch = ArrayVec::<Sealing, BURST>::new();
     let mut runs = ArrayVec::<Run, BURST>::new();
     for packet in packets {
-        let bytes = &mut frames[packet.frame].frame.bytes_mut()[packet.range.clone()];
-        let peer = admit(cx.snapshot, &packet)
-            .and_then(|()| route(cx.snapshot, &packet, bytes))
-            .and_then(|(group, peer)| carry(group, &packet, bytes).map(|()| peer));
-        let sealing = peer.and_then(|peer| reserve(io, cx, packet, bytes, peer, &mut runs));
-        match sealing {
-            Ok(Some(sealing)) => batch.push(sealing),
-            Ok(None) => {}
-            Err(reason) => io.counters.drops.count(reason),
+        let bytes = packet.span.bytes_mut(frames);
+        let reserved = admit(cx.snapshot, packet, bytes)
+            .and_then(|()| route(cx.snapshot, packet, bytes))
+            .and_then(|(group, peer)| carry(group, packet, bytes).map(|()| peer))
+            .and_then(|peer| reserve(io, cx, packet, bytes, peer, &mut batch, &mut runs));
+        if let Err(reason) = reserved {
+            io.counters.drops.count(reason);
         }
     }
     draw(cx, &mut batch, &mut runs);
@@ -89,11 +101,12 @@ pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets:
 }
 
 /// 1. Whether the packet may come from where it came.
-fn admit(snapshot: &Snapshot, packet: &Packet) -> Result<(), Drop> {
-    if martian::source(packet.ip.source) || martian::destination(packet.ip.destination) {
+fn admit(snapshot: &Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(), Drop> {
+    let source = packet.ip.source(bytes);
+    if martian::source(source) || martian::destination(packet.ip.destination(bytes)) {
         return Err(Drop::Martian);
     }
-    let behind = snapshot.routes.lookup(packet.ip.source);
+    let behind = snapshot.routes.lookup(source);
     let expected = match (packet.interface, behind) {
         (Some(from), Some(Route::Interface { interface, .. })) => interface == from,
         (Some(_), _) => false,
@@ -105,24 +118,23 @@ fn admit(snapshot: &Snapshot, packet: &Packet) -> Result<(), Drop> {
 
 /// 2. The group of the destination and the peer that carries the flow.
 fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&'s Group, PeerId), Drop> {
-    let group = match (snapshot.routes.lookup(packet.ip.destination), packet.interface) {
+    let group = match (snapshot.routes.lookup(packet.ip.destination(bytes)), packet.interface) {
         (Some(Route::Tunnel(group)), _) => snapshot.groups.get(group.index()).ok_or(Drop::Unroutable)?,
         (Some(Route::Kernel | Route::Interface { .. }), Some(InterfaceId(_))) => {
             return Err(Drop::NotSteered);
         }
         _ => return Err(Drop::Unroutable),
     };
-    let buckets = group.buckets.len().max(1) as u32;
-    let bucket = (flow::hash(&packet.ip, bytes) % buckets) as usize;
+    let bucket = flow::bucket(packet.ip, bytes, group.buckets.len());
     let peer = *group.buckets.get(bucket).ok_or(Drop::Unroutable)?;
-    let own = if packet.interface.is_none() { own_path(snapshot, group, bucket, packet) } else { None };
+    let own = if packet.interface.is_none() { own_path(snapshot, group, bucket, packet.ip.source(bytes)) } else { None };
     Ok((group, own.unwrap_or(peer)))
 }
 
 /// The path for a packet of the gateway's own (an ICMP error, say), which has the address of a tunnel: the
 /// far side may take that address from this tunnel only.
-fn own_path(snapshot: &Snapshot, group: &Group, bucket: usize, packet: &Packet) -> Option<PeerId> {
-    let owns = |tunnel: &Tunnel| tunnel.addresses.contains(&packet.ip.source);
+fn own_path(snapshot: &Snapshot, group: &Group, bucket: usize, source: IpAddr) -> Option<PeerId> {
+    let owns = |tunnel: &Tunnel| tunnel.addresses.contains(&source);
     if !snapshot.tunnels.iter().any(owns) {
         return None;
     }
@@ -135,7 +147,7 @@ fn own_path(snapshot: &Snapshot, group: &Group, bucket: usize, packet: &Packet) 
 /// 3. Whether the tunnel can carry the packet; takes one off its TTL when it comes from the LAN (the
 ///    kernel did so when it forwarded into the TUN).
 fn carry(group: &Group, packet: &Packet, bytes: &mut [u8]) -> Result<(), Drop> {
-    if packet.ip.len > usize::from(group.mtu) {
+    if packet.ip.packet_len() > usize::from(group.mtu) {
         return Err(Drop::TooBig);
     }
     if packet.interface.is_some() {
@@ -150,36 +162,40 @@ fn carry(group: &Group, packet: &Packet, bytes: &mut [u8]) -> Result<(), Drop> {
     Ok(())
 }
 
-/// 4. A frame of the path's port; `None` when the packet waits.
+/// 4. A frame of the path's port, unless the packet waits.
 fn reserve<'s>(
     io: &mut Io,
     cx: Context<'s>,
-    packet: Packet,
+    packet: &Packet,
     bytes: &[u8],
     peer: PeerId,
+    batch: &mut ArrayVec<Sealing<'s>, BURST>,
     runs: &mut ArrayVec<Run<'s>, BURST>,
-) -> Result<Option<Sealing<'s>>, Drop> {
+) -> Result<(), Drop> {
     let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
+    let known = runs.iter().position(|r| r.peer == peer);
     // A session may outlive its use: until there is a new one, packets wait as if there were none.
-    let session = path.session.as_ref().filter(|session| session.sendable(cx.now));
+    let session = path.session.as_deref().filter(|session| known.is_some() || session.sendable(cx.now));
     let (Some(session), Some(encap)) = (session, &path.encap) else {
         io.wait(cx, For::Session(peer), bytes);
         io.control.want_session(peer);
-        return Ok(None);
+        return Ok(());
     };
     let exit = io.exit(path, encap)?;
     let tunnel = cx.snapshot.tunnels.get(path.tunnel.index()).ok_or(Drop::Unroutable)?;
     // A peer pads to a multiple of 16, but not beyond the tunnel's MTU (section 5.4.6).
-    let padded = packet.ip.len.next_multiple_of(16).min(usize::from(tunnel.mtu)).max(packet.ip.len);
-    let tx = io.reserve(exit.port, exit.at + message_len(padded))?;
-    let run = runs.iter().position(|r| r.peer == peer).unwrap_or_else(|| {
+    let len = packet.ip.packet_len();
+    let padded = len.next_multiple_of(16).min(usize::from(tunnel.mtu)).max(len);
+    let tx = io.reserve(exit.port, usize::from(exit.at) + message_len(padded))?;
+    let run = known.unwrap_or_else(|| {
         runs.push(Run { peer, session, packets: 0, counters: 0..0, sent: 0, bytes: 0 });
         runs.len() - 1
     });
     runs[run].packets += 1;
-    let Packet { frame, range, ip, .. } = packet;
-    let ds = ds::encapsulate(ip.ds, tunnel.copy_dscp);
-    Ok(Some(Sealing { frame, range, ds, exit, tx, padded, run, counter: None }))
+    let ds = ds::encapsulate(packet.ip.ds, tunnel.copy_dscp);
+    let (source, padded, run) = (packet.span, padded as u32, run as u16);
+    batch.push(Sealing { tx, exit, counter: None, source, padded, run, ds });
+    Ok(())
 }
 
 /// 5. Counters, in order of arrival. The last packets of a run go without when the session is spent.
@@ -188,11 +204,11 @@ fn draw(cx: Context<'_>, batch: &mut [Sealing<'_>], runs: &mut [Run<'_>]) {
         run.counters = run.session.draw(cx.now, run.packets);
     }
     for sealing in batch {
-        let run = &mut runs[sealing.run];
+        let run = &mut runs[usize::from(sealing.run)];
         sealing.counter = run.counters.next();
         if sealing.counter.is_some() {
             run.sent += 1;
-            run.bytes += message_len(sealing.padded) as u64;
+            run.bytes += sealing.message_len() as u64;
         }
     }
 }
@@ -202,10 +218,10 @@ fn seal(batch: &mut [Sealing<'_>], runs: &[Run<'_>], frames: &[RxFrame]) {
     let mut jobs = ArrayVec::<Seal, BURST>::new();
     for sealing in batch {
         let Some(counter) = sealing.counter else { continue };
-        let session = runs[sealing.run].session;
-        let message = &mut sealing.tx.frame.memory_mut()[sealing.exit.at..][..message_len(sealing.padded)];
-        let source = &frames[sealing.frame].frame.bytes()[sealing.range.clone()];
-        jobs.push(job(session, counter, source, message));
+        let session = runs[usize::from(sealing.run)].session;
+        let len = sealing.message_len();
+        let message = sealing.exit.message(&mut sealing.tx, len);
+        jobs.push(job(session, counter, sealing.source.bytes(frames), message));
     }
     aead::seal(&mut jobs);
 }
@@ -224,11 +240,12 @@ pub(super) fn job<'a>(
 
 /// 7. Outer headers; frames without a counter go back.
 fn transmit(io: &mut Io, batch: ArrayVec<Sealing<'_>, BURST>, runs: &[Run<'_>]) {
-    for Sealing { exit, tx, padded, counter, ds, .. } in batch {
-        if counter.is_some() {
-            io.send(exit, tx, message_len(padded), ds);
+    for sealing in batch {
+        let len = sealing.message_len();
+        if sealing.counter.is_some() {
+            io.send(sealing.exit, sealing.tx, len, sealing.ds);
         } else {
-            io.ports.cancel(exit.port, tx);
+            io.ports.cancel(sealing.exit.port, sealing.tx);
             io.counters.drops.count(Drop::SessionExpired);
         }
     }

@@ -60,31 +60,64 @@ pub fn ethernet(port: PortId, frame: &[u8]) -> Option<Ethernet> {
     Some(Ethernet { key: FrameKey { port, outer_vlan, inner_vlan, mac }, ethertype, payload: at + 2 })
 }
 
-/// An IP header, IPv4 or IPv6.
-#[derive(Clone, Copy, Debug)]
+/// An IP header, IPv4 or IPv6, without its addresses: so small that it travels in registers, and what
+/// needs an address reads it where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
+    /// IPv4, else IPv6.
+    pub is_ipv4: bool,
     /// DS byte (DSCP and ECN).
     pub ds: u8,
     /// TTL or hop limit.
     pub ttl: u8,
     /// Protocol, or IPv6's next header.
     pub protocol: u8,
-    /// Offset of what follows the header (IPv4 options included, IPv6 extension headers not).
-    pub header_len: usize,
-    /// Length of the packet, without a link layer's padding.
-    pub len: usize,
     /// A part of a fragmented packet, the first included.
     pub fragment: bool,
     /// IPv4 options, or IPv6 extension headers that a forwarder must look at.
     pub options: bool,
+    header_len: u16,
+    packet_len: u32,
+}
+
+impl Ip {
+    /// Offset of what follows the header (IPv4 options included, IPv6 extension headers not).
+    pub fn header_len(self) -> usize {
+        usize::from(self.header_len)
+    }
+
+    /// Length of the packet, without a link layer's padding.
+    pub fn packet_len(self) -> usize {
+        self.packet_len as usize
+    }
+
+    /// The source address of `packet`, whose header this is.
+    #[inline]
+    pub fn source(self, packet: &[u8]) -> IpAddr {
+        self.address(packet, [12, 8])
+    }
+
+    /// The destination address of `packet`, whose header this is.
+    #[inline]
+    pub fn destination(self, packet: &[u8]) -> IpAddr {
+        self.address(packet, [16, 24])
+    }
+
+    /// At these offsets in IPv4 and in IPv6; in a shorter packet, which this is no header of, unspecified.
+    #[inline]
+    fn address(self, packet: &[u8], [v4, v6]: [usize; 2]) -> IpAddr {
+        if self.is_ipv4 {
+            IpAddr::from(octets::<4>(packet, v4))
+        } else {
+            IpAddr::from(octets::<16>(packet, v6))
+        }
+    }
 }
 
 /// Reads an IP header, which starts `packet`; bytes may follow the IP packet. `None` when a length
 /// disagrees with another, the version is neither 4 nor 6, or IPv4's header checksum is wrong.
+#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[inline(always)]
 pub fn ip(packet: &[u8]) -> Option<Ip> {
     match packet.first()? >> 4 {
         4 => ipv4(packet),
@@ -93,28 +126,33 @@ pub fn ip(packet: &[u8]) -> Option<Ip> {
     }
 }
 
+#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[inline(always)]
 fn ipv4(packet: &[u8]) -> Option<Ip> {
     const FRAGMENT: u16 = 0x3fff; // "more fragments" and the offset
     let header: &[u8; IPV4_LEN] = packet.first_chunk()?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
-    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let len = u16::from_be_bytes([header[2], header[3]]);
     let options = header_len > IPV4_LEN;
-    if header_len < IPV4_LEN || len < header_len || len > packet.len() {
+    if header_len < IPV4_LEN || usize::from(len) < header_len || usize::from(len) > packet.len() {
         return None;
     }
-    if Sum::default().bytes(&packet[..header_len]).checksum() != 0 {
+    let mut sum = Sum::default().bytes(header);
+    if options {
+        sum = sum.bytes(&packet[IPV4_LEN..header_len]);
+    }
+    if sum.checksum() != 0 {
         return None;
     }
     Some(Ip {
-        source: IpAddr::from(<[u8; 4]>::try_from(&header[12..16]).ok()?),
-        destination: IpAddr::from(<[u8; 4]>::try_from(&header[16..20]).ok()?),
+        is_ipv4: true,
         ds: header[1],
         ttl: header[8],
         protocol: header[9],
-        header_len,
-        len,
         fragment: u16::from_be_bytes([header[6], header[7]]) & FRAGMENT != 0,
         options,
+        header_len: header_len as u16,
+        packet_len: u32::from(len),
     })
 }
 
@@ -129,55 +167,62 @@ fn ipv6(packet: &[u8]) -> Option<Ip> {
         return None;
     }
     Some(Ip {
-        source: IpAddr::from(<[u8; 16]>::try_from(&header[8..24]).ok()?),
-        destination: IpAddr::from(<[u8; 16]>::try_from(&header[24..40]).ok()?),
+        is_ipv4: false,
         ds: header[0] << 4 | header[1] >> 4,
         ttl: header[7],
         protocol: header[6],
-        header_len: IPV6_LEN,
-        len,
         fragment: header[6] == FRAGMENT,
         options: matches!(header[6], HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS),
+        header_len: IPV6_LEN as u16,
+        packet_len: len as u32,
     })
 }
 
 /// A whole UDP datagram in an IP packet.
 #[derive(Clone, Debug)]
 pub struct Udp {
-    /// Who sent it.
-    pub source: SocketAddr,
+    /// Port that it comes from.
+    pub source: u16,
     /// Port that it goes to.
-    pub port: u16,
+    pub destination: u16,
     /// The payload in the IP packet.
     pub payload: Range<usize>,
 }
 
 /// Reads the UDP header of `packet`, whose IP header is `ip`; `None` when it is a fragment, not UDP,
 /// or the lengths disagree.
-pub fn udp(ip: &Ip, packet: &[u8]) -> Option<Udp> {
+#[inline]
+pub fn udp(ip: Ip, packet: &[u8]) -> Option<Udp> {
     if ip.protocol != UDP || ip.fragment {
         return None;
     }
-    let segment = packet.get(ip.header_len..ip.len)?;
-    let len = usize::from(word(segment, 4)?);
+    let segment = packet.get(ip.header_len()..ip.packet_len())?;
+    let header: &[u8; UDP_LEN] = segment.first_chunk()?;
+    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     if len < UDP_LEN || len > segment.len() {
         return None;
     }
     Some(Udp {
-        source: SocketAddr::new(ip.source, word(segment, 0)?),
-        port: word(segment, 2)?,
-        payload: ip.header_len + UDP_LEN..ip.header_len + len,
+        source: u16::from_be_bytes([header[0], header[1]]),
+        destination: u16::from_be_bytes([header[2], header[3]]),
+        payload: ip.header_len() + UDP_LEN..ip.header_len() + len,
     })
+}
+
+/// Who sent the UDP datagram in `packet`; `None` when there is none.
+pub fn udp_source(packet: &[u8]) -> Option<SocketAddr> {
+    let ip = ip(packet)?;
+    Some(SocketAddr::new(ip.source(packet), udp(ip, packet)?.source))
 }
 
 /// Whether the UDP checksum of an IP packet is right: over IPv4 it may be absent, over IPv6 not.
 /// [`ip`] has verified IPv4's header checksum. Frames from AF_XDP come without the kernel's check.
 pub fn udp_checksum_is_right(packet: &[u8]) -> bool {
     let Some(ip) = ip(packet) else { return false };
-    let Some(udp) = udp(&ip, packet) else { return false };
-    let segment = &packet[ip.header_len..udp.payload.end];
+    let Some(udp) = udp(ip, packet) else { return false };
+    let segment = &packet[ip.header_len()..udp.payload.end];
     if segment[6..8] == [0, 0] {
-        return ip.source.is_ipv4();
+        return ip.is_ipv4;
     }
     pseudo_header(packet, segment.len()).bytes(segment).checksum() == 0
 }
@@ -190,4 +235,9 @@ pub fn pseudo_header(packet: &[u8], udp_len: usize) -> Sum {
 
 fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[inline]
+fn octets<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).copied().unwrap_or([0; N])
 }

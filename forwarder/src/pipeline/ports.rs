@@ -1,7 +1,7 @@
 //! A lane's ports and what names them.
 
 use crate::id::PortId;
-use crate::port::{Port, RxFrame, TxFrame};
+use crate::port::{Destination, Port, RxFrame, TxFrame};
 
 /// The ports of one lane, by position.
 pub struct Ports {
@@ -25,8 +25,8 @@ impl Ports {
         self.all.get_mut(usize::from(at))?.reserve()
     }
 
-    pub(super) fn transmit(&mut self, at: u16, frame: TxFrame) {
-        self.all[usize::from(at)].transmit(frame);
+    pub(super) fn transmit(&mut self, at: u16, frame: TxFrame, to: &Destination) {
+        self.all[usize::from(at)].transmit(frame, to);
     }
 
     pub(super) fn cancel(&mut self, at: u16, frame: TxFrame) {

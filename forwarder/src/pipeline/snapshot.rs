@@ -16,8 +16,11 @@ use crate::wireguard::Session;
 /// frames cannot be made to collide.
 pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Longest outer header: Ethernet, two VLAN tags, IPv6, UDP.
-pub const MAX_ENCAP_LEN: usize = 14 + 8 + 40 + 8;
+/// Longest Ethernet header: two VLAN tags.
+pub const MAX_ETHERNET_LEN: usize = 14 + 8;
+
+/// Longest outer header: Ethernet, IPv6, UDP.
+pub const MAX_ENCAP_LEN: usize = MAX_ETHERNET_LEN + 40 + 8;
 
 /// Everything a lane needs to carry packets. The default carries none.
 #[derive(Debug, Default)]
@@ -39,7 +42,7 @@ pub struct Snapshot {
     /// How plain packets leave, by interface.
     pub egresses: Arc<Map<InterfaceId, Egress>>,
     /// MAC addresses of next hops.
-    pub neighbours: Arc<Map<(InterfaceId, IpAddr), [u8; 6]>>,
+    pub neighbours: Arc<Map<Host, [u8; 6]>>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
 }
@@ -55,6 +58,26 @@ pub struct FrameKey {
     pub inner_vlan: u16,
     /// Destination MAC address.
     pub mac: [u8; 6],
+}
+
+/// A host on a link, in the form that is quickly hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// An IPv4 address as IPv6's mapped one.
+    address: u128,
+    interface: InterfaceId,
+}
+
+impl Host {
+    /// The host with that address on the link of `interface`.
+    #[inline]
+    pub fn new(interface: InterfaceId, address: IpAddr) -> Self {
+        let address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        Self { address: address.to_bits(), interface }
+    }
 }
 
 /// The kernel's FIB with the groups' prefixes merged in.
@@ -143,10 +166,8 @@ pub enum Egress {
         /// The ports that carry the interface's frames now: one, or a bond's usable slaves. A tunnel uses
         /// the one at its position modulo the length. Empty when all are down.
         ports: ArrayVec<PortId, 16>,
-        /// Source MAC address.
-        mac: [u8; 6],
-        /// VLAN ids, outer first.
-        vlans: ArrayVec<u16, 2>,
+        /// Source MAC address and VLAN tags. The destination and the type are filled in per packet.
+        header: ArrayVec<u8, MAX_ETHERNET_LEN>,
         /// Largest IP packet, in bytes.
         mtu: u16,
     },

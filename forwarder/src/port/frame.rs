@@ -1,6 +1,6 @@
 //! Frames: fixed pieces of memory that are taken at start and never given back to the system.
 
-use std::io;
+use std::{fmt, io};
 
 use super::dump;
 
@@ -11,20 +11,48 @@ use super::dump;
 #[derive(Debug)]
 pub struct Frame {
     memory: &'static mut [u8],
-    index: u32,
-    start: u32,
-    len: u32,
+    place: Place,
+}
+
+/// Index (32 bits), offset and length of the packet (16 bits each) in one word: frames are moved right after they
+/// were made, and a processor waits for the store of a part when the whole is loaded.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    fn new(index: u32, start: u16, len: u16) -> Self {
+        Self(u64::from(index) << 32 | u64::from(start) << 16 | u64::from(len))
+    }
+
+    fn index(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn start(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    fn len(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} at {}", self.index(), self.len(), self.start())
+    }
 }
 
 impl Frame {
-    /// Wraps memory that nobody else can reach; `index` is the port's name for it.
+    /// Wraps memory that nobody else can reach, of which the first 64 KiB less a byte can hold a packet; `index`
+    /// is the port's name for it.
     pub fn new(memory: &'static mut [u8], index: u32) -> Self {
-        Self { memory, index, start: 0, len: 0 }
+        Self { memory, place: Place::new(index, 0, 0) }
     }
 
     /// The port's name for this frame.
     pub fn index(&self) -> u32 {
-        self.index
+        self.place.index()
     }
 
     /// Bytes of room in the whole frame.
@@ -34,34 +62,36 @@ impl Frame {
 
     /// Sets which bytes of the frame are the packet; a range outside the frame is cut to it.
     pub fn set_range(&mut self, start: usize, len: usize) {
-        let start = start.min(self.memory.len());
-        self.start = start as u32;
-        self.len = len.min(self.memory.len() - start) as u32;
+        let room = self.memory.len().min(usize::from(u16::MAX));
+        let start = start.min(room);
+        let len = len.min(room - start);
+        self.place = Place::new(self.index(), start as u16, len as u16);
     }
 
     /// Offset of the packet in the frame.
     pub fn start(&self) -> usize {
-        self.start as usize
+        usize::from(self.place.start())
     }
 
     /// Length of the packet in bytes.
     pub fn len(&self) -> usize {
-        self.len as usize
+        usize::from(self.place.len())
     }
 
     /// Whether the packet is empty.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// The packet.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[self.start as usize..][..self.len as usize]
+        &self.memory[self.start()..][..self.len()]
     }
 
     /// The packet, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start as usize..][..self.len as usize]
+        let (start, len) = (self.start(), self.len());
+        &mut self.memory[start..][..len]
     }
 
     /// The whole frame, whatever the range.
@@ -71,7 +101,7 @@ impl Frame {
 
     /// Takes the frame apart into its memory and index, for the port that made it.
     pub fn into_parts(self) -> (&'static mut [u8], u32) {
-        (self.memory, self.index)
+        (self.memory, self.place.index())
     }
 }
 
@@ -94,13 +124,12 @@ impl Arena {
 
     /// A free frame with an empty range, the one that came back last (it is still in the cache).
     pub fn take(&mut self) -> Option<Frame> {
-        let mut frame = self.free.pop()?;
-        frame.set_range(0, 0);
-        Some(frame)
+        self.free.pop()
     }
 
     /// Takes a frame back.
-    pub fn give(&mut self, frame: Frame) {
+    pub fn give(&mut self, mut frame: Frame) {
+        frame.set_range(0, 0);
         self.free.push(frame);
     }
 

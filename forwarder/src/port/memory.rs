@@ -14,7 +14,7 @@ pub struct MemoryPort {
     wire: Arc<Mutex<Wire>>,
     rx: Arena,
     tx: Arena,
-    queued: Vec<TxFrame>,
+    queued: Vec<(TxFrame, Destination)>,
     counters: PortCounters,
 }
 
@@ -91,11 +91,11 @@ impl Port for MemoryPort {
     fn reserve(&mut self) -> Option<TxFrame> {
         let frame = self.tx.take()?;
         self.wire().outstanding_tx += 1;
-        Some(TxFrame { frame, destination: Destination::Headers })
+        Some(TxFrame { frame })
     }
 
-    fn transmit(&mut self, frame: TxFrame) {
-        self.queued.push(frame);
+    fn transmit(&mut self, frame: TxFrame, to: &Destination) {
+        self.queued.push((frame, *to));
     }
 
     fn cancel(&mut self, frame: TxFrame) {
@@ -105,9 +105,9 @@ impl Port for MemoryPort {
 
     fn flush(&mut self) {
         let mut wire = lock(&self.wire);
-        for frame in self.queued.drain(..) {
+        for (frame, destination) in self.queued.drain(..) {
             self.counters.sent(frame.frame.len(), true);
-            wire.outbox.push(Sent { bytes: frame.frame.bytes().to_vec(), destination: frame.destination });
+            wire.outbox.push(Sent { bytes: frame.frame.bytes().to_vec(), destination });
             wire.outstanding_tx -= 1;
             self.tx.give(frame.frame);
         }

@@ -79,8 +79,6 @@ pub enum Destination {
 pub struct TxFrame {
     /// The frame; its range is set to what shall be sent.
     pub frame: Frame,
-    /// Where it goes.
-    pub destination: Destination,
 }
 
 /// A device's transmit and receive side for one thread.
@@ -94,9 +92,9 @@ pub trait Port: Send {
     /// A free transmit frame with an empty range at offset 0, or `None` when all are in flight.
     fn reserve(&mut self) -> Option<TxFrame>;
 
-    /// Queues a reserved frame for sending. There is always room: a port has no more transmit frames
+    /// Queues a reserved frame for sending to `to`. There is always room: a port has no more transmit frames
     /// than its ring has slots.
-    fn transmit(&mut self, frame: TxFrame);
+    fn transmit(&mut self, frame: TxFrame, to: &Destination);
 
     /// Takes a reserved frame back unsent. Its bytes are not sent, but stay in memory: wipe them
     /// first if they are plaintext that failed a check.

@@ -84,10 +84,10 @@ impl Port for QueueTx {
                 self.arena.give(frame);
             }
         }
-        Some(TxFrame { frame: self.arena.take()?, destination: Destination::Headers })
+        Some(TxFrame { frame: self.arena.take()? })
     }
 
-    fn transmit(&mut self, frame: TxFrame) {
+    fn transmit(&mut self, frame: TxFrame, _to: &Destination) {
         let len = frame.frame.len();
         let pushed = self.forth.push(frame.frame);
         self.counters.sent(len, pushed.is_ok());
@@ -133,7 +133,7 @@ mod tests {
         let Some(mut frame) = tx.reserve() else { return false };
         frame.frame.set_range(0, 1);
         frame.frame.bytes_mut()[0] = byte;
-        tx.transmit(frame);
+        tx.transmit(frame, &Destination::Headers);
         true
     }
 

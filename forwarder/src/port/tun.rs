@@ -88,10 +88,10 @@ impl Port for TunPort {
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {
-        Some(TxFrame { frame: self.free.take()?, destination: Destination::Headers })
+        Some(TxFrame { frame: self.free.take()? })
     }
 
-    fn transmit(&mut self, frame: TxFrame) {
+    fn transmit(&mut self, frame: TxFrame, _to: &Destination) {
         if let Err(frame) = self.uring.write(self.tun.as_raw_fd(), frame.frame, OWN) {
             self.sent(frame, OWN, false);
         }

@@ -332,13 +332,13 @@ impl Port for UdpPort {
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {
-        Some(TxFrame { frame: self.free.take()?, destination: Destination::Headers })
+        Some(TxFrame { frame: self.free.take()? })
     }
 
-    /// Queues the frame for its [`Destination::Datagram`]; one without, or for a family or tunnel without a
+    /// Queues the frame for a [`Destination::Datagram`]; one without, or for a family or tunnel without a
     /// socket, is counted as failed.
-    fn transmit(&mut self, frame: TxFrame) {
-        let Destination::Datagram { tunnel, to, tos } = frame.destination else {
+    fn transmit(&mut self, frame: TxFrame, to: &Destination) {
+        let &Destination::Datagram { tunnel, to, tos } = to else {
             return self.sent(frame.frame, false);
         };
         let socket = self.bound.get(&tunnel).and_then(|pair| pair.fd(to));

@@ -301,10 +301,10 @@ impl Port for XskPort {
 
     fn reserve(&mut self) -> Option<TxFrame> {
         let index = self.free.pop()?;
-        Some(TxFrame { frame: self.lend(index), destination: Destination::Headers })
+        Some(TxFrame { frame: self.lend(index) })
     }
 
-    fn transmit(&mut self, frame: TxFrame) {
+    fn transmit(&mut self, frame: TxFrame, _to: &Destination) {
         let mut frame = frame.frame;
         let (start, len) = (frame.start(), frame.len());
         if start > 0 {

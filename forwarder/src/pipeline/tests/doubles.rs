@@ -10,7 +10,7 @@ use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Refused;
 use crate::port::memory::MemoryPort;
-use crate::port::{Port, PortCounters, RxFrame, TxFrame};
+use crate::port::{Destination, Port, PortCounters, RxFrame, TxFrame};
 use crate::wireguard::message::{CookieReply, Handshake};
 
 /// Notes what lanes ask for.
@@ -69,8 +69,8 @@ impl Port for Watched {
     fn reserve(&mut self) -> Option<TxFrame> {
         self.port.reserve()
     }
-    fn transmit(&mut self, frame: TxFrame) {
-        self.port.transmit(frame);
+    fn transmit(&mut self, frame: TxFrame, to: &Destination) {
+        self.port.transmit(frame, to);
     }
     fn flush(&mut self) {
         self.port.flush();

@@ -269,7 +269,7 @@ fn packet(from: Site, input: &mut Reader<'_>) -> Vec<u8> {
 /// What can be delivered of a plaintext, see [`blank`]; `None` when it is no packet.
 fn carried(plaintext: &[u8]) -> Option<Vec<u8>> {
     let ip = parse::ip(plaintext)?;
-    Some(blank(&plaintext[..ip.len]))
+    Some(blank(&plaintext[..ip.packet_len()]))
 }
 
 /// The packet without what a router changes: ECN, TTL, checksum.

@@ -12,16 +12,16 @@ pub(super) fn is_sealed(site: Site, wire: usize, frame: &[u8]) -> bool {
     let Some(ethernet) = parse::ethernet(PortId(0), frame) else { return false };
     let packet = &frame[ethernet.payload..];
     let Some(ip) = parse::ip(packet) else { return false };
-    let Some(udp) = parse::udp(&ip, packet) else { return false };
+    let Some(udp) = parse::udp(ip, packet) else { return false };
     let message = &packet[udp.payload.clone()];
     let to = site.other().endpoint(wire);
     let receiver = site.other().local_index(wire).to_le_bytes();
     let sealed = message.len() >= 32 && message[..4] == [4, 0, 0, 0] && message[4..8] == receiver;
     let handshake = message.len() == 148 && message[..4] == [1, 0, 0, 0];
-    udp.source == site.endpoint(wire)
-        && SocketAddr::new(ip.destination, udp.port) == to
+    parse::udp_source(packet) == Some(site.endpoint(wire))
+        && SocketAddr::new(ip.destination(packet), udp.destination) == to
         && ethernet.key.mac == site.other().gateway_mac(wire + 1)
-        && ip.len == packet.len()
+        && ip.packet_len() == packet.len()
         && parse::udp_checksum_is_right(packet)
         && (sealed || handshake)
 }

@@ -10,11 +10,10 @@ use super::world::World;
 use super::{LAN_PORT, MTU};
 use crate::drops::Drop;
 use crate::id::{PeerId, PortId, TunnelId};
-use crate::pipeline::demux::Message;
+use crate::pipeline::demux::{Message, Span};
 use crate::pipeline::inbound;
 use crate::pipeline::snapshot::{Encap, Group};
 use crate::port::{Frame, Layer, RxFrame};
-use crate::wireguard::message::DataHeader;
 use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
 
 /// Runs both gateways to rest and expects exactly one drop, at `A` or `B`, and no delivered packet.
@@ -345,13 +344,15 @@ fn roaming_needs_right_checksums() {
         let session = world.b.snapshot.paths[0].session.as_ref().unwrap();
         assert!(session.confirmed());
 
-        let range = checksum + 2..bytes.len();
-        let header = DataHeader::parse(&bytes[range.clone()]).unwrap();
-        let source = world.a.site.endpoint(0);
+        let span = Span { frame: 0, start: checksum as u16 + 2, len: (bytes.len() - checksum) as u32 - 2 };
+        let len = bytes.len();
         let mut frame = Frame::new(bytes.leak(), 0);
-        frame.set_range(0, range.end);
+        frame.set_range(0, len);
         let frames = [RxFrame { frame, layer: Layer::Ethernet(PortId(1)), origin: 1 }];
-        let message = Message { frame: 0, range, header, session, source, ds: 0, outer: Some(14) };
-        assert_eq!(inbound::endpoint(&message, &frames), right.then_some(Endpoint { remote: source }));
+        // Its source is known by now if it was believed: a session that knows none tells.
+        let remote = world.a.site.endpoint(0);
+        let session = &world.b.site.session(0, world.now);
+        let message = Message { session, counter: 0, span, ds: 0, outer: Some(14) };
+        assert_eq!(inbound::moved(&message, &frames), right.then_some(Endpoint { remote }));
     }
 }

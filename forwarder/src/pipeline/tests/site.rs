@@ -8,7 +8,7 @@ use crate::clock::Boottime;
 use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::pipeline::flow;
 use crate::pipeline::snapshot::{
-    Egress, Encap, FrameKey, Group, Map, Path, Prefixes, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Host, Map, Path, Prefixes, Route, Routes, Snapshot, Tunnel,
 };
 use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -149,12 +149,8 @@ impl Site {
         let vlan = |i: usize| self.plan.lan_vlans.get(i).copied().unwrap_or(0);
         let key =
             FrameKey { port: LAN_PORT, outer_vlan: vlan(0), inner_vlan: vlan(1), mac: self.gateway_mac(0) };
-        let egress = Egress::Ethernet {
-            ports: [LAN_PORT].into_iter().collect(),
-            mac: self.gateway_mac(0),
-            vlans: self.plan.lan_vlans.iter().copied().collect(),
-            mtu: 1500,
-        };
+        let ports = [LAN_PORT].into_iter().collect();
+        let egress = Egress::ethernet(ports, self.gateway_mac(0), self.plan.lan_vlans, 1500);
         let tunnels = (0..PATHS).map(|i| Tunnel {
             position: i,
             addresses: [self.address(false, 100 + i as u8)].into(),
@@ -163,7 +159,7 @@ impl Site {
             mtu: MTU,
             copy_dscp: self.plan.copy_dscp,
         });
-        let neighbours = [false, true].map(|ipv6| ((LAN, self.host(ipv6)), self.host_mac()));
+        let neighbours = [false, true].map(|ipv6| (Host::new(LAN, self.host(ipv6)), self.host_mac()));
         Snapshot {
             generation: 1,
             interfaces: Arc::new(Map::from_iter([(key, LAN)])),
@@ -174,7 +170,7 @@ impl Site {
             ),
             paths,
             tunnels: tunnels.collect(),
-            egresses: Arc::new(Map::from_iter([(LAN, egress), (InterfaceId(11), Egress::Kernel)])),
+            egresses: Arc::new(Map::from_iter([(LAN, egress.unwrap()), (InterfaceId(11), Egress::Kernel)])),
             neighbours: Arc::new(Map::from_iter(neighbours)),
             transit: false,
         }
