@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use forwarder::clock::{Boottime, boottime};
 use forwarder::id::PortId;
-use forwarder::port::{Destination, Port as _};
 use forwarder::port::xsk::{RING, XskPort};
+use forwarder::port::{Destination, Port as _};
 use forwarder::topology::Mode;
 use hdrhistogram::Histogram;
 

@@ -1,7 +1,6 @@
 //! A port of plain memory that costs next to nothing: what a test's port copies and allocates would be measured
 //! with the pipeline. Bytes go in and out between the turns.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +29,7 @@ pub struct Wire(Arc<Mutex<Frames>>);
 #[derive(Default)]
 struct Frames {
     /// Receive frames: filled ones, and those that can be.
-    arrived: VecDeque<Frame>,
+    arrived: Vec<Frame>,
     empty: Vec<Frame>,
     /// Transmit frames: on the cable, and those that have left it.
     sent: Vec<TxFrame>,
@@ -118,7 +117,7 @@ impl Wire {
         let Some(mut frame) = wire.empty.pop() else { return };
         frame.set_range(0, bytes.len());
         frame.bytes_mut().copy_from_slice(bytes);
-        wire.arrived.push_back(frame);
+        wire.arrived.push(frame);
     }
 
     /// Takes what the port has sent, in order.

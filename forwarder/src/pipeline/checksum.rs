@@ -37,6 +37,14 @@ impl Sum {
     }
 }
 
+/// Whether an IPv4 header, options included, has its right checksum.
+#[inline]
+pub fn is_right(header: &[u8]) -> bool {
+    // The sum of all words, as numbers of either byte order, is a multiple of 0xffff; a version is no zero.
+    let (words, _) = header.as_chunks::<4>();
+    words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>() % 0xffff == 0
+}
+
 /// Brings `checksum` up to date after one 16-bit word that it covers went from `old` to `new`
 /// (RFC 1624, equation 3).
 pub fn replace(checksum: u16, old: u16, new: u16) -> u16 {
@@ -60,6 +68,16 @@ mod tests {
     fn rfc1071_example() {
         let sum = Sum::default().bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.checksum(), !0xddf2);
+    }
+
+    #[test]
+    fn a_right_header_has_one_checksum() {
+        let mut header = [0x45, 0, 0, 20, 0x12, 0x34, 0, 0, 64, 17, 0, 0, 10, 1, 2, 3, 10, 4, 5, 6];
+        let right = Sum::default().bytes(&header).checksum();
+        for checksum in 0..=u16::MAX {
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            assert_eq!(is_right(&header), checksum == right, "{checksum:#x}");
+        }
     }
 
     #[test]

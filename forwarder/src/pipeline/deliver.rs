@@ -68,18 +68,14 @@ pub(super) fn from_frame(
         Err(reason) => return Err((tx, reason)),
     };
     let place = exit.place();
-    if place == opened {
-        transmit(io, exit, tx, ip);
-        return Ok(Some(place));
-    }
-    match copy(io, place, packet) {
-        Ok(other) => {
-            io.ports.cancel(opened.port, tx);
-            transmit(io, exit, other, ip);
-            Ok(Some(place))
+    if place != opened {
+        match copy(io, place, packet) {
+            Ok(other) => io.ports.cancel(opened.port, std::mem::replace(&mut tx, other)),
+            Err(reason) => return Err((tx, reason)),
         }
-        Err(reason) => Err((tx, reason)),
     }
+    transmit(io, exit, tx, ip);
+    Ok(Some(place))
 }
 
 /// Sends a packet that waited for its next hop; it may have to wait again.
@@ -100,7 +96,10 @@ pub(super) fn from_waiting(
 }
 
 /// How a packet leaves, whose TTL is decremented when that is by Ethernet; `None` when it waits.
-#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[expect(
+    clippy::inline_always,
+    reason = "out of line its result goes through memory in parts, and is waited for"
+)]
 #[inline(always)]
 fn exit<'s>(
     io: &mut Io,
@@ -125,7 +124,10 @@ fn exit<'s>(
 }
 
 /// Follows the route. What only the kernel can answer or do (ICMP, fragmentation, options) goes there.
-#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[expect(
+    clippy::inline_always,
+    reason = "out of line its result goes through memory in parts, and is waited for"
+)]
 #[inline(always)]
 fn next_hop<'s>(
     snapshot: &'s Snapshot,
@@ -170,7 +172,11 @@ fn copy(io: &mut Io, place: Place, packet: &[u8]) -> Result<TxFrame, Drop> {
     Ok(tx)
 }
 
-#[inline]
+#[expect(
+    clippy::inline_always,
+    reason = "out of line its arguments go through memory in parts, and are waited for"
+)]
+#[inline(always)]
 fn transmit(io: &mut Io, exit: Exit<'_>, mut tx: TxFrame, ip: Ip) {
     tx.frame.set_range(0, usize::from(exit.place().room) + ip.packet_len());
     if let Some((template, neighbour)) = exit.ethernet {

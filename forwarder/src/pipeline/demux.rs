@@ -68,6 +68,8 @@ pub(super) struct Packet {
 pub(super) struct Sorted<'s> {
     pub messages: ArrayVec<Message<'s>, BURST>,
     pub packets: ArrayVec<Packet, BURST>,
+    /// What the last LAN frame's key named: the next one's is mostly the same.
+    interface: Option<(FrameKey, InterfaceId)>,
 }
 
 /// Sorts at most [`BURST`] frames.
@@ -122,11 +124,22 @@ impl<'s> Sorted<'s> {
             // WireGuard traffic of the LAN's hosts may look like ours; its destination tells.
             Err(Some(reason)) if !is_remote(snapshot, ip, packet) => return Err(reason),
             Err(_) => {
-                let interface = interface(snapshot, &ethernet.key)?;
+                let interface = self.interface(snapshot, ethernet.key)?;
                 self.packet_of(position, ethernet.payload, ip, Some(interface));
             }
         }
         Ok(())
+    }
+
+    fn interface(&mut self, snapshot: &Snapshot, key: FrameKey) -> Result<InterfaceId, Drop> {
+        if let Some((last, interface)) = self.interface
+            && last == key
+        {
+            return Ok(interface);
+        }
+        let interface = *snapshot.interfaces.get(&key).ok_or(Drop::Foreign)?;
+        self.interface = Some((key, interface));
+        Ok(interface)
     }
 
     fn datagram(
@@ -167,8 +180,9 @@ fn message<'s>(
 ) -> Result<Message<'s>, Option<Drop>> {
     let udp = parse::udp(ip, packet).ok_or(None)?;
     let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
-    let listens =
-        |tunnel: TunnelId| snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination);
+    let listens = |tunnel: TunnelId| {
+        snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination)
+    };
     match snapshot.sessions.get(&header.receiver) {
         Some(session) if listens(session.tunnel) => Ok(Message {
             session,
@@ -177,13 +191,11 @@ fn message<'s>(
             ds: ip.ds,
             outer: Some(at as u8),
         }),
-        _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => Err(Some(Drop::UnknownIndex)),
+        _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => {
+            Err(Some(Drop::UnknownIndex))
+        }
         _ => Err(None),
     }
-}
-
-fn interface(snapshot: &Snapshot, key: &FrameKey) -> Result<InterfaceId, Drop> {
-    snapshot.interfaces.get(key).copied().ok_or(Drop::Foreign)
 }
 
 fn is_remote(snapshot: &Snapshot, ip: Ip, packet: &[u8]) -> bool {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 
 use super::checksum::Sum;
-use super::parse::{IPV4, IPV6, UDP, UDP_LEN, VLAN, pseudo_header};
+use super::parse::{ETHERNET_LEN, IPV4, IPV4_LEN, IPV6, IPV6_LEN, UDP, UDP_LEN, VLAN, pseudo_header};
 use super::snapshot::{Egress, Encap, MAX_ETHERNET_LEN};
 use crate::id::PortId;
 
@@ -67,13 +67,23 @@ impl Egress {
 /// Writes an Ethernet header at the start of `frame` from the template that [`Egress::ethernet`] made.
 #[inline]
 pub(super) fn fill_ethernet(template: &[u8], frame: &mut [u8], destination: [u8; 6], ethertype: u16) {
-    frame[..template.len()].copy_from_slice(template);
+    put::<ETHERNET_LEN>(template, frame);
     frame[..6].copy_from_slice(&destination);
     frame[template.len() - 2..template.len()].copy_from_slice(&ethertype.to_be_bytes());
 }
 
+/// Copies a template, which usually is `N` bytes long: a copy of known length takes no call.
+#[inline]
+fn put<const N: usize>(template: &[u8], frame: &mut [u8]) {
+    match (<&[u8; N]>::try_from(template), frame.first_chunk_mut()) {
+        (Ok(template), Some(start)) => *start = *template,
+        _ => frame[..template.len()].copy_from_slice(template),
+    }
+}
+
 /// An Ethernet header with VLAN tags, outer first; `None` when there are more than two.
-fn ethernet(    source: [u8; 6],
+fn ethernet(
+    source: [u8; 6],
     destination: [u8; 6],
     vlans: &[u16],
     ethertype: u16,
@@ -95,20 +105,23 @@ fn ethernet(    source: [u8; 6],
 /// The UDP checksum is absent over IPv4: the payload is authenticated, and RFC 768 allows it. Over IPv6
 /// it is mandatory.
 pub fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
-    frame[..template.len()].copy_from_slice(template);
-    let udp = template.len() - UDP_LEN - ip;
+    put::<{ ETHERNET_LEN + IPV4_LEN + UDP_LEN }>(template, frame);
     let packet = &mut frame[ip..];
     let len = packet.len() as u16;
-    let udp_len = len - udp as u16;
-    packet[udp + 4..udp + 6].copy_from_slice(&udp_len.to_be_bytes());
     if packet[0] >> 4 == 4 {
-        let blank = u16::from_be_bytes([packet[10], packet[11]]);
+        let Some(header) = packet.first_chunk_mut::<{ IPV4_LEN + UDP_LEN }>() else { return };
+        let blank = u16::from_be_bytes([header[10], header[11]]);
         let sum = Sum::default().word(!blank).word(u16::from(ds)).word(len).word(id);
-        packet[1] = ds;
-        packet[2..4].copy_from_slice(&len.to_be_bytes());
-        packet[4..6].copy_from_slice(&id.to_be_bytes());
-        packet[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+        header[1] = ds;
+        header[2..4].copy_from_slice(&len.to_be_bytes());
+        header[4..6].copy_from_slice(&id.to_be_bytes());
+        header[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+        let udp_len = len - IPV4_LEN as u16;
+        header[IPV4_LEN + 4..IPV4_LEN + 6].copy_from_slice(&udp_len.to_be_bytes());
     } else {
+        let udp = IPV6_LEN;
+        let udp_len = len - udp as u16;
+        packet[udp + 4..udp + 6].copy_from_slice(&udp_len.to_be_bytes());
         packet[0] = 0x60 | ds >> 4;
         packet[1] = ds << 4;
         packet[4..6].copy_from_slice(&udp_len.to_be_bytes());

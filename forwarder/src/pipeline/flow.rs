@@ -10,7 +10,7 @@ pub const BUCKETS: usize = 840;
 #[inline]
 pub fn bucket(ip: Ip, packet: &[u8], buckets: usize) -> usize {
     // The hash as a fraction of the buckets: what a remainder gives too, without a division.
-    (u64::from(hash(ip, packet)) * buckets as u64 >> 32) as usize
+    ((u64::from(hash(ip, packet)) * buckets as u64) >> 32) as usize
 }
 
 /// The hash of a flow: addresses, protocol and ports of whole TCP, UDP, SCTP, DCCP and UDP-Lite packets;

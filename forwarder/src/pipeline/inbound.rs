@@ -30,17 +30,24 @@ struct Opening<'a> {
     message: &'a Message<'a>,
     tx: TxFrame,
     place: Place,
-    /// Position in the runs.
-    run: u16,
+    /// Length of the plaintext.
+    len: u32,
     authentic: bool,
     fresh: bool,
+}
+
+/// The messages of a batch that one session opens.
+struct Run<'a> {
+    session: &'a Session,
+    /// Their positions in the batch.
+    members: ArrayVec<u8, BURST>,
 }
 
 impl Opening<'_> {
     /// The plaintext's place in the transmit frame.
     fn plaintext(&self) -> Range<usize> {
         let start = usize::from(self.place.room);
-        start..start + plaintext_len(self.message)
+        start..start + self.len as usize
     }
 }
 
@@ -53,15 +60,15 @@ pub(super) fn run(
     messages: &[Message<'_>],
 ) {
     let mut batch = ArrayVec::<Opening, BURST>::new();
-    let mut runs = ArrayVec::<&Session, BURST>::new();
+    let mut runs = ArrayVec::<Run, BURST>::new();
     for message in messages {
         if let Err(reason) = reserve(io, cx, expected, message, &mut batch, &mut runs) {
             io.counters.drops.count(reason);
         }
     }
     open(&mut batch, frames);
-    for (run, session) in (0..).zip(&runs) {
-        commit(cx, &mut batch, frames, run, session);
+    for run in &runs {
+        commit(cx, &mut batch, frames, run);
     }
     for opening in batch {
         deliver(io, cx, expected, opening);
@@ -75,20 +82,23 @@ fn reserve<'a>(
     expected: &[Place],
     message: &'a Message<'a>,
     batch: &mut ArrayVec<Opening<'a>, BURST>,
-    runs: &mut ArrayVec<&'a Session, BURST>,
+    runs: &mut ArrayVec<Run<'a>, BURST>,
 ) -> Result<(), Drop> {
     let session = message.session;
-    let known = runs.iter().position(|r| std::ptr::eq(*r, session));
+    let known = runs.iter().position(|run| std::ptr::eq(run.session, session));
     if message.counter >= REJECT_AFTER_MESSAGES || (known.is_none() && !session.receivable(cx.now)) {
         return Err(Drop::SessionExpired);
     }
     let place = *expected.get(session.peer.index()).ok_or(Drop::UnknownIndex)?;
-    let tx = io.reserve(place.port, usize::from(place.room) + plaintext_len(message))?;
+    // `DataHeader::parse` has checked that there is a tag.
+    let len = message.span.len - (DATA_HEADER_LEN + TAG_LEN) as u32;
+    let tx = io.reserve(place.port, usize::from(place.room) + len as usize)?;
     let run = known.unwrap_or_else(|| {
-        runs.push(session);
+        runs.push(Run { session, members: ArrayVec::new() });
         runs.len() - 1
     });
-    batch.push(Opening { message, tx, place, run: run as u16, authentic: false, fresh: false });
+    runs[run].members.push(batch.len() as u8);
+    batch.push(Opening { message, tx, place, len, authentic: false, fresh: false });
     Ok(())
 }
 
@@ -115,19 +125,22 @@ fn open(batch: &mut [Opening<'_>], frames: &[RxFrame]) {
 }
 
 /// 3. Replay window and facts of one session.
-fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: u16, session: &Session) {
-    let in_run = |o: &Opening<'_>| o.authentic && o.run == run;
+fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: &Run<'_>) {
+    let session = run.session;
+    let members = || run.members.iter().map(|&member| usize::from(member));
+    let authentic: ArrayVec<usize, BURST> = members().filter(|&member| batch[member].authentic).collect();
     let counters: ArrayVec<u64, BURST> =
-        batch.iter().filter(|o| in_run(o)).map(|o| o.message.counter).collect();
+        authentic.iter().map(|&member| batch[member].message.counter).collect();
     let mut fresh = [false; BURST];
     session.commit(&counters, &mut fresh[..counters.len()]);
     let (mut packets, mut bytes, mut data, mut last) = (0, 0, 0, None);
-    for (opening, fresh) in batch.iter_mut().filter(|o| in_run(o)).zip(fresh) {
+    for (member, fresh) in authentic.into_iter().zip(fresh) {
+        let opening = &mut batch[member];
         opening.fresh = fresh;
         if fresh {
             packets += 1;
             bytes += u64::from(opening.message.span.len);
-            data += u64::from(plaintext_len(opening.message) > 0);
+            data += u64::from(opening.len > 0);
             last = Some(opening.message);
         }
     }
@@ -211,10 +224,4 @@ fn check(
         rewrite::set_ds(plaintext, ds);
     }
     Ok((tunnel.position, ip))
-}
-
-/// Length of a message's plaintext; [`crate::wireguard::message::DataHeader::parse`] has checked that
-/// there is a tag.
-fn plaintext_len(message: &Message<'_>) -> usize {
-    message.span.len as usize - DATA_HEADER_LEN - TAG_LEN
 }

@@ -127,7 +127,11 @@ fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&
     };
     let bucket = flow::bucket(packet.ip, bytes, group.buckets.len());
     let peer = *group.buckets.get(bucket).ok_or(Drop::Unroutable)?;
-    let own = if packet.interface.is_none() { own_path(snapshot, group, bucket, packet.ip.source(bytes)) } else { None };
+    let own = if packet.interface.is_none() {
+        own_path(snapshot, group, bucket, packet.ip.source(bytes))
+    } else {
+        None
+    };
     Ok((group, own.unwrap_or(peer)))
 }
 
@@ -173,7 +177,7 @@ fn reserve<'s>(
     runs: &mut ArrayVec<Run<'s>, BURST>,
 ) -> Result<(), Drop> {
     let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
-    let known = runs.iter().position(|r| r.peer == peer);
+    let known = runs.iter().position(|run| run.peer == peer);
     // A session may outlive its use: until there is a new one, packets wait as if there were none.
     let session = path.session.as_deref().filter(|session| known.is_some() || session.sendable(cx.now));
     let (Some(session), Some(encap)) = (session, &path.encap) else {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use super::checksum::Sum;
+use super::checksum::{self, Sum};
 use super::snapshot::FrameKey;
 use crate::id::PortId;
 
@@ -116,7 +116,10 @@ impl Ip {
 
 /// Reads an IP header, which starts `packet`; bytes may follow the IP packet. `None` when a length
 /// disagrees with another, the version is neither 4 nor 6, or IPv4's header checksum is wrong.
-#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
+#[expect(
+    clippy::inline_always,
+    reason = "out of line its result goes through memory in parts, and is waited for"
+)]
 #[inline(always)]
 pub fn ip(packet: &[u8]) -> Option<Ip> {
     match packet.first()? >> 4 {
@@ -126,8 +129,7 @@ pub fn ip(packet: &[u8]) -> Option<Ip> {
     }
 }
 
-#[expect(clippy::inline_always, reason = "out of line its result goes through memory in parts, and is waited for")]
-#[inline(always)]
+#[inline]
 fn ipv4(packet: &[u8]) -> Option<Ip> {
     const FRAGMENT: u16 = 0x3fff; // "more fragments" and the offset
     let header: &[u8; IPV4_LEN] = packet.first_chunk()?;
@@ -137,11 +139,8 @@ fn ipv4(packet: &[u8]) -> Option<Ip> {
     if header_len < IPV4_LEN || usize::from(len) < header_len || usize::from(len) > packet.len() {
         return None;
     }
-    let mut sum = Sum::default().bytes(header);
-    if options {
-        sum = sum.bytes(&packet[IPV4_LEN..header_len]);
-    }
-    if sum.checksum() != 0 {
+    let right = if options { checksum::is_right(&packet[..header_len]) } else { checksum::is_right(header) };
+    if !right {
         return None;
     }
     Some(Ip {

@@ -1,11 +1,18 @@
 //! Changes to an IP header on its way through, with IPv4's header checksum kept right.
 
 use super::checksum;
+use super::parse::IPV4_LEN;
 
 /// Takes one off the TTL or hop limit, which must not be 0. `packet` starts with an IP header.
 pub fn decrement_ttl(packet: &mut [u8]) {
-    if packet[0] >> 4 == 4 {
-        replace_word(packet, 8, |word| word.wrapping_sub(0x0100));
+    if let Some(header) = packet.first_chunk_mut::<IPV4_LEN>()
+        && header[0] >> 4 == 4
+    {
+        header[8] = header[8].wrapping_sub(1);
+        // The word with the TTL lost 0x0100, so the checksum gains it (RFC 1624).
+        let checksum = u16::from_be_bytes([header[10], header[11]]);
+        let (sum, carry) = checksum.overflowing_add(0x0100);
+        header[10..12].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
     } else {
         packet[7] = packet[7].wrapping_sub(1);
     }
