@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use forwarder::port::queue::{QueueTx, pair};
 use forwarder::port::tun::TunPort;
-use forwarder::port::{Layer, Port};
+use forwarder::port::{Destination, Layer, Port};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::lab::{in_namespace, open_tun, readable, receive, wakes};
@@ -34,7 +34,7 @@ fn transmit(port: &mut impl Port, bytes: &[u8]) -> bool {
     let Some(mut tx) = port.reserve() else { return false };
     tx.frame.set_range(0, bytes.len());
     tx.frame.bytes_mut().copy_from_slice(bytes);
-    port.transmit(tx);
+    port.transmit(tx, &Destination::Headers);
     true
 }
 

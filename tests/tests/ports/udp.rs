@@ -88,8 +88,7 @@ fn exchange(address: &str, id: TunnelId) {
                 let mut tx = port.reserve().unwrap();
                 tx.frame.set_range(0, rx.frame.len());
                 tx.frame.bytes_mut().copy_from_slice(rx.frame.bytes());
-                tx.destination = Destination::Datagram { tunnel: id, to: source, tos: seen as u8 };
-                port.transmit(tx);
+                port.transmit(tx, &Destination::Datagram { tunnel: id, to: source, tos: seen as u8 });
                 port.release(rx);
                 seen += 1;
             }
@@ -217,11 +216,10 @@ fn a_host_without_ipv6_addresses_and_an_unknown_destination_lose_no_frame() {
             let mut tx = port.reserve().unwrap();
             tx.frame.set_range(0, 32);
             let to = to.parse().unwrap();
-            tx.destination = Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 };
-            port.transmit(tx);
+            port.transmit(tx, &Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 });
         }
         let tx = port.reserve().unwrap();
-        port.transmit(tx);
+        port.transmit(tx, &Destination::Headers);
         port.flush();
         assert_eq!((port.available(), port.counters().tx_failed), (256, 3));
     });
@@ -363,8 +361,7 @@ fn a_datagram_that_cannot_be_sent_takes_no_other_with_it() {
             tx.frame.set_range(0, payload(n).len());
             tx.frame.bytes_mut().copy_from_slice(&payload(n));
             let to = if n % 5 == 2 { unreachable } else { reachable };
-            tx.destination = Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 };
-            port.transmit(tx);
+            port.transmit(tx, &Destination::Datagram { tunnel: TunnelId(0), to, tos: 0 });
         }
         port.flush();
         let mut buffer = [0; 2048];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forwarder::clock::boottime;
 use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskCause, XskError, XskPort};
-use forwarder::port::{Layer, Port};
+use forwarder::port::{Destination, Layer, Port};
 use forwarder::topology::Mode;
 
 use crate::lab::{
@@ -26,7 +26,7 @@ fn transmit(port: &mut XskPort, bytes: &[u8]) -> bool {
     assert!(tx.frame.is_empty() && tx.frame.start() == 0);
     tx.frame.set_range(0, bytes.len());
     tx.frame.bytes_mut().copy_from_slice(bytes);
-    port.transmit(tx);
+    port.transmit(tx, &Destination::Headers);
     true
 }
 
@@ -126,7 +126,7 @@ fn a_frame_that_starts_behind_offset_0_is_sent_from_its_start() {
         let bytes = frame(40);
         tx.frame.set_range(33, bytes.len());
         tx.frame.bytes_mut().copy_from_slice(&bytes);
-        port.transmit(tx);
+        port.transmit(tx, &Destination::Headers);
         port.flush();
         assert_eq!(far.receive(&mut [0; 2048], PATIENCE), Some(&bytes[..]));
     });
