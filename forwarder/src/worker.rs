@@ -217,7 +217,8 @@ mod tests {
         let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
         let thread = worker.spawn("sender".to_owned(), Place::Anywhere).unwrap();
         let begun = clock::boottime();
-        while flushes.load(Ordering::Relaxed) < 200 && clock::boottime().since(begun) < Duration::from_secs(5) {
+        while flushes.load(Ordering::Relaxed) < 200 && clock::boottime().since(begun) < Duration::from_secs(5)
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(flushes.load(Ordering::Relaxed) >= 200, "{flushes:?} flushes");

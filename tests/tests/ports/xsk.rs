@@ -92,7 +92,9 @@ fn what_a_slow_device_has_no_room_for_leaves_later() {
             run(&format!("ip link set {end} up"));
         }
         run("tc qdisc add dev far clsact");
-        run("tc filter add dev far ingress protocol all u32 match u32 0 0 action mirred egress redirect dev slow");
+        run(
+            "tc filter add dev far ingress protocol all u32 match u32 0 0 action mirred egress redirect dev slow",
+        );
         run("tc qdisc add dev slow root tbf rate 200mbit burst 3000 limit 10000000");
         let end = packet_socket("end");
         let mut port = open(0, Mode::Copy).unwrap();
