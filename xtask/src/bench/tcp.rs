@@ -192,7 +192,9 @@ impl Turn<'_> {
             let fill = |mbps: f64, ceiling: f64| 100.0 * mbps / ceiling;
             let all = cable * f64::from(lab.options.ports);
             samples.add(&name, "tcp fill of all slaves", &size, "%", fill(run.mbps, all));
-            for (slave, share) in shares(&bytes).into_iter().enumerate() {
+            // One flow has one slave.
+            let slaves = if flows == MANY { shares(&bytes) } else { Vec::new() };
+            for (slave, share) in slaves.into_iter().enumerate() {
                 let measure = format!("tcp fill of slave {slave}");
                 samples.add(&name, &measure, &size, "%", fill(run.mbps * share, cable));
             }

@@ -22,8 +22,9 @@ const MASK_BITS: usize = 32;
 /// Share of what the machine carries that shaped slaves have together. With a shaper the two cores of the machine
 /// where this was measured were as busy at 0.4 of the rate: what leaves frame by frame costs more than bursts do.
 const AFFORDABLE: f64 = 1.0 / 3.0;
-/// Rates are multiples of this, in Mbit/s.
+/// Rates are multiples of this, in Mbit/s, and no higher than this.
 const STEP: u32 = 10;
+const FASTEST: u32 = 1000;
 
 /// Inner IP length of the largest packet in bytes: the tunnel's MTU, to which padding is clamped.
 const MTU: u32 = 1420;
@@ -82,7 +83,7 @@ impl Lab {
 /// all of them without a shaper: Mbit/s of TCP payload.
 pub fn affordable(carried: f64, cables: u8) -> u32 {
     let each = AFFORDABLE * carried / f64::from(cables) / payload_ceiling(1);
-    (each as u32 / STEP * STEP).clamp(STEP, 1000)
+    (1..=FASTEST / STEP).rev().map(|steps| steps * STEP).find(|mbit| f64::from(*mbit) <= each).unwrap_or(STEP)
 }
 
 /// Mbit/s of TCP payload that tunnels over one cable of `mbit` Mbit/s can carry, without TCP timestamps.
