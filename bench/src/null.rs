@@ -82,7 +82,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     loop {
         let received = gateway.turn();
         idle = if received > 0 { 0 } else { idle + 1 };
-        if idle > PATIENCE {
+        if idle > PATIENCE && !gateway.unsent() {
             gateway.wait();
         } else if received < options.burst && !rest.is_zero() {
             thread::sleep(rest);
@@ -140,6 +140,10 @@ impl Gateway {
         }
         self.legs().flat_map(|leg| &mut leg.ports).for_each(XskPort::flush);
         received
+    }
+
+    fn unsent(&mut self) -> bool {
+        self.legs().flat_map(|leg| &leg.ports).any(XskPort::unsent)
     }
 
     fn wait(&mut self) {

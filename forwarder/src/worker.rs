@@ -19,7 +19,7 @@ use crate::publish::Subscriber;
 /// How long a lane that just had packets rests before it looks again. A rest lets a burst gather, and
 /// costs one wakeup per burst rather than one per packet; it is far below the latency of a WAN.
 const REST: Duration = Duration::from_micros(50);
-/// Empty turns after which a lane waits for its descriptors instead of resting.
+/// Empty turns after which a lane waits for its descriptors instead of resting, unless it has frames to send.
 const PATIENCE: u32 = 8;
 /// How much nicer threads behind the workers are: a ninth of their share where those leave nothing.
 const NICE: i32 = 10;
@@ -95,7 +95,7 @@ impl Worker {
         while !self.stop.load(Ordering::Acquire) {
             let received = self.turn();
             idle = if received > 0 { 0 } else { idle + 1 };
-            if idle > PATIENCE {
+            if idle > PATIENCE && !self.unsent() {
                 self.wait();
             } else if received < BURST {
                 std::thread::sleep(REST);
@@ -117,6 +117,10 @@ impl Worker {
         self.lane.turn(self.snapshots.current(), now)
     }
 
+    fn unsent(&self) -> bool {
+        self.lane.ports().all.iter().any(|port| port.unsent())
+    }
+
     fn wait(&self) {
         let ports = self.lane.ports().all.iter().filter_map(|port| port.poll_fd());
         let fds = ports.chain([self.snapshots.wake_fd()]);
@@ -130,6 +134,8 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, SocketAddr};
+    use std::os::fd::BorrowedFd;
+    use std::sync::atomic::AtomicU32;
 
     use rustix::process::getpriority_process;
 
@@ -137,6 +143,7 @@ mod tests {
     use crate::id::{InterfaceId, PeerId, TunnelId};
     use crate::pipeline::control::Refused;
     use crate::pipeline::{Control, Ports, Snapshot};
+    use crate::port::{Port, PortCounters, RxFrame, TxFrame};
     use crate::publish::Publisher;
     use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -168,6 +175,56 @@ mod tests {
         let id = SessionId { tunnel: TunnelId(0), peer: PeerId(0), local_index: 1, remote_index: 2 };
         let keys = SessionKeys::new(&[1; 32], &[2; 32]);
         Arc::new(Session::new(id, keys, Role::Initiator, clock::boottime(), Arc::default()))
+    }
+
+    /// A device that has no room yet. Like many a one it has no descriptor that tells when there is.
+    struct Full(Arc<AtomicU32>);
+
+    impl Port for Full {
+        fn receive(&mut self, _: u16, _: usize, _: &mut Vec<RxFrame>) -> usize {
+            0
+        }
+        fn release(&mut self, _: RxFrame) {}
+        fn reserve(&mut self) -> Option<TxFrame> {
+            None
+        }
+        fn transmit(&mut self, _: TxFrame) {}
+        fn cancel(&mut self, _: TxFrame) {}
+        fn flush(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn unsent(&self) -> bool {
+            true
+        }
+        fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+        fn counters(&self) -> PortCounters {
+            PortCounters::default()
+        }
+    }
+
+    /// Sleeping, it would flush ten times a second.
+    #[test]
+    fn a_worker_with_frames_to_send_does_not_sleep() {
+        let flushes = Arc::<AtomicU32>::default();
+        let all: Vec<Box<dyn Port>> = vec![Box::new(Full(Arc::clone(&flushes)))];
+        let ports = Ports { all, egress: Vec::new(), kernel: None, datagrams: None };
+        let mut publisher = Publisher::new();
+        let snapshots = publisher.subscribe(&Arc::default()).unwrap();
+        let lane = Lane::new(ports, Arc::default(), Arc::new(Nobody), 2048).unwrap();
+        let stop = Arc::<AtomicBool>::default();
+        let worker = Worker { lane, snapshots, stop: Arc::clone(&stop) };
+        let thread = worker.spawn("sender".to_owned(), Place::Anywhere).unwrap();
+        let begun = clock::boottime();
+        while flushes.load(Ordering::Relaxed) < 200 && clock::boottime().since(begun) < Duration::from_secs(5)
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(flushes.load(Ordering::Relaxed) >= 200, "{flushes:?} flushes");
+        stop.store(true, Ordering::Release);
+        publisher.wake_all();
+        thread.join().unwrap();
     }
 
     /// A worker that sleeps holds its snapshot, and with it the sessions' keys: publishing wakes it, so that

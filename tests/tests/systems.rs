@@ -38,6 +38,7 @@ fn a_shaped_slave_has_the_rate_of_its_cable() {
     let shape = Options { wire: Wire::Switch, ..Options::default() };
     let Some(lab) = lab(name, shape).unwrap() else { return };
     let program = workspace::program("debug", "bench").unwrap();
+    lab.make_shapeable().unwrap();
     lab.shape(10).unwrap();
     let _running = System::IpForward.start(&lab).unwrap();
     reach(&lab);

@@ -103,6 +103,11 @@ pub trait Port: Send {
     /// Hands queued work to the kernel and collects completions; called once per turn of the loop.
     fn flush(&mut self);
 
+    /// Whether frames wait until the device has room. Nothing tells when it has: flush again soon.
+    fn unsent(&self) -> bool {
+        false
+    }
+
     /// The descriptor to poll for received frames, if the port has one.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 

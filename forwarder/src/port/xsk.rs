@@ -208,17 +208,19 @@ impl XskPort {
         owned_by_kernel.then_some((index as u32, offset))
     }
 
-    /// Collects what the kernel has sent.
-    fn complete(&mut self) {
+    /// Collects what the kernel has sent; returns how many frames.
+    fn complete(&mut self) -> usize {
+        let mut collected = 0;
         loop {
             // SAFETY: the descriptors are overwritten by those of this UMEM.
             let n = unsafe { self.bound.completion.consume(&mut self.scratch) };
             self.in_flight = self.in_flight.saturating_sub(n);
+            collected += n;
             for desc in &self.scratch[..n] {
                 self.free.extend(self.locate(desc).map(|(index, _)| index));
             }
             if n < BURST {
-                return;
+                return collected;
             }
         }
     }
@@ -248,14 +250,21 @@ impl XskPort {
 
     /// Tells the kernel to send what stands in the TX ring.
     fn kick(&mut self) {
+        let mut room = self.bound.tx.nb_free_exact();
         for _ in 0..self.in_flight / TX_BATCH + 1 + EXTRA_KICKS {
             match send(self.bound.tx.fd().as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT) {
                 Ok(_) => {
                     (self.unsent, self.down) = (false, false);
                     return;
                 }
-                // The call's budget is spent, or the completion ring or the device's queue is full.
-                Err(Errno::EAGAIN) => self.complete(),
+                // The call's budget is spent or the completion ring is full, so there is more to do; or the
+                // device's queue is full, which only time mends.
+                Err(Errno::EAGAIN) => {
+                    let before = std::mem::replace(&mut room, self.bound.tx.nb_free_exact());
+                    if self.complete() == 0 && room == before {
+                        return;
+                    }
+                }
                 // Copy mode: the device dropped a frame. It completes like a sent one.
                 Err(Errno::EBUSY) if self.mode != Mode::ZeroCopy => self.counters.tx_failed += 1,
                 Err(Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => {
@@ -339,6 +348,11 @@ impl Port for XskPort {
         if waiting && self.bound.tx.needs_wakeup() {
             self.kick();
         }
+    }
+
+    fn unsent(&self) -> bool {
+        // A zero-copy driver goes on by itself when it has room. One that is down may stay so.
+        self.unsent && !self.down && self.mode != Mode::ZeroCopy
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -81,6 +81,41 @@ fn what_is_transmitted_reaches_the_wire_byte_by_byte_in_order() {
     });
 }
 
+/// Behind "far" stands a slow cable, whose queue holds more than the kernel lets one socket queue at once.
+#[test]
+fn what_a_slow_device_has_no_room_for_leaves_later() {
+    const FRAMES: u32 = 1500;
+    in_namespace(|| {
+        veth_pair();
+        run("ip link add slow type veth peer name end");
+        for end in ["slow", "end"] {
+            run(&format!("ip link set {end} up"));
+        }
+        run("tc qdisc add dev far clsact");
+        run(
+            "tc filter add dev far ingress protocol all u32 match u32 0 0 action mirred egress redirect dev slow",
+        );
+        run("tc qdisc add dev slow root tbf rate 200mbit burst 3000 limit 10000000");
+        let end = packet_socket("end");
+        let mut port = open(0, Mode::Copy).unwrap();
+        assert!((0..FRAMES).all(|n| transmit(&mut port, &frame(n))));
+        port.flush();
+        assert!(port.unsent(), "it took {FRAMES} frames at once");
+        let (mut seen, mut buffer) = (0, [0; 2048]);
+        while seen < FRAMES {
+            if port.unsent() {
+                port.flush();
+            }
+            let got = end.receive(&mut buffer, PATIENCE);
+            assert_eq!(got, Some(&frame(seen)[..]), "frame {seen}");
+            seen += 1;
+        }
+        assert!(!port.unsent());
+        assert_eq!(port.counters().tx_failed, 0);
+        assert_nothing_leaked(&mut port);
+    });
+}
+
 /// Received frames and plaintexts lie in the UMEM: no core file holds it, neither its first page nor its last.
 #[test]
 fn core_files_leave_the_umem_out() {

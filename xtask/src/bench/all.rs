@@ -10,9 +10,6 @@ use super::{aead, handshake, latency, line_rate, pipeline, stand, tcp};
 use crate::lab;
 use crate::progress::Progress;
 
-/// Rate of each slave for TCP, in Mbit/s: one that the machine carries three times.
-const SLAVE_MBPS: u32 = 300;
-
 /// Options of `cargo xtask bench all`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -68,7 +65,7 @@ type Part = (&'static str, fn(bool, Progress) -> Result<Results>);
 const PARTS: [Part; 6] = [
     ("line-rate", |quick, progress| line_rate::run(&line_rate::Options::of(quick), progress)),
     ("latency", |quick, progress| latency::run(&latency::Options::of(quick), progress)),
-    ("tcp", |quick, progress| tcp::run(&tcp::Options::of(quick, Some(SLAVE_MBPS)), progress)),
+    ("tcp", |quick, progress| tcp::run(&tcp::Options::of(quick, Some(tcp::Cable::Affordable)), progress)),
     ("pipeline", pipeline::measure),
     ("aead", |quick, progress| {
         aead::measure(if quick { &["--size", "64", "--size", "1424"] } else { &[] }, progress)

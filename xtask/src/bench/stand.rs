@@ -10,6 +10,7 @@ use super::figures::{Curve, Figure, Plot, Results};
 use crate::lab::generator::{self, Generator, Load, Rate, Search};
 use crate::lab::peer::Implementation;
 use crate::lab::system::{Running, System};
+use crate::lab::traffic::TcpRun;
 use crate::lab::{self, Lab, counters, traffic};
 use crate::progress::Progress;
 use crate::workspace;
@@ -131,7 +132,8 @@ pub struct Stand {
     /// The systems, in the order of their turns.
     pub systems: Vec<System>,
     program: PathBuf,
-    progress: Progress,
+    /// Where what happens is told.
+    pub progress: Progress,
 }
 
 impl Stand {
@@ -246,13 +248,21 @@ impl Stand {
         }
     }
 
-    /// Bytes that A's slaves have sent so far.
+    /// TCP from A to B.
+    ///
+    /// # Errors
+    /// iperf3 fails.
+    pub fn tcp(&self, flows: u32, seconds: u32) -> Result<TcpRun> {
+        traffic::tcp(&self.lab.a, &self.lab.b, flows, seconds, &self.lab.directory().join("iperf3.log"))
+    }
+
+    /// Bytes that have come to B over each slave so far.
     ///
     /// # Errors
     /// A slave is gone.
     pub fn slave_bytes(&self) -> Result<Vec<u64>> {
-        let slaves = self.lab.a.slaves(self.lab.options);
-        slaves.iter().map(|slave| Ok(counters::link(&self.lab.a.gateway, slave)?.tx_bytes)).collect()
+        let slaves = self.lab.b.slaves(self.lab.options);
+        slaves.iter().map(|slave| Ok(counters::link(&self.lab.b.gateway, slave)?.rx_bytes)).collect()
     }
 }
 

@@ -2,36 +2,60 @@
 //! cable; and what all systems cost when nobody sends.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::figures::{Plot, Results};
 use super::options::Common;
 use super::stand::{self, Name, Samples, Stand};
-use crate::lab::shaper::payload_ceiling;
+use crate::lab::shaper::{affordable, payload_ceiling};
 use crate::lab::system::{Running, System};
-use crate::lab::{self, Wire, traffic};
+use crate::lab::{self, Wire};
 use crate::progress::Progress;
 
 /// Numbers of flows.
-const FLOWS: [u32; 2] = [1, 64];
+const FLOWS: [u32; 2] = [1, MANY];
+const MANY: u32 = 64;
 
 /// Options of `cargo xtask bench tcp`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Give each slave this many Mbit/s, as on a wire of Ethernet
-    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..))]
-    shape: Option<u32>,
+    /// Give each slave this many Mbit/s, as on a wire of Ethernet; `auto`: what the machine can carry, by what
+    /// forwarder (or the first system) carries without a limit
+    #[arg(long, value_name = "MBIT")]
+    shape: Option<Cable>,
     #[command(flatten)]
     pub(super) common: Common,
 }
 
+/// The rate of a slave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cable {
+    /// What the machine can carry.
+    Affordable,
+    /// This many Mbit/s.
+    Mbit(u32),
+}
+
+impl FromStr for Cable {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Affordable),
+            (_, Ok(mbit)) if mbit > 0 => Ok(Self::Mbit(mbit)),
+            _ => Err("it is a number of Mbit/s, or auto"),
+        }
+    }
+}
+
 impl Options {
     /// Those of a part of `bench all`.
-    pub fn of(quick: bool, shape: Option<u32>) -> Self {
+    pub fn of(quick: bool, shape: Option<Cable>) -> Self {
         Self { shape, common: Common::of(quick) }
     }
 
@@ -53,21 +77,19 @@ pub fn run(options: &Options, progress: Progress) -> Result<Results> {
     let mut results = Results::default();
     let mut samples = Samples::default();
     let wire = if options.shape.is_some() { Wire::Switch } else { Wire::Direct };
-    let shape = lab::Options { wire, ..lab::Options::default() };
-    let stand = Stand::build(&options.names(), shape, progress, &mut results)?;
-    if let Some(mbit) = options.shape {
-        stand.lab.shape(mbit)?;
-    }
+    let lab = lab::Options { wire, ..lab::Options::default() };
+    let stand = Stand::build(&options.names(), lab, progress, &mut results)?;
     for site in stand.lab.sites() {
         // The payload ceiling is that of segments without options.
         site.host.sysctl("net.ipv4.tcp_timestamps", "0")?;
     }
     let (rounds, seconds, idle) =
         if options.common.quick { (1, 5, 2) } else { (options.common.rounds, 10, 10) };
+    let cable = options.shape.map(|cable| shape(&stand, cable, seconds, &mut samples)).transpose()?;
     for round in 1..=rounds {
         progress.step(format!("round {round} of {rounds}"));
         for system in &stand.systems {
-            let turn = Turn { stand: &stand, system, cable: options.shape, seconds, idle, progress };
+            let turn = Turn { stand: &stand, system, cable, seconds, idle, progress };
             if let Err(error) = turn.run(&mut samples) {
                 let warning = format!("TCP was not measured: {error:#}");
                 progress.step(&warning);
@@ -77,6 +99,32 @@ pub fn run(options: &Options, progress: Progress) -> Result<Results> {
     }
     samples.add_to(&mut results);
     Ok(results)
+}
+
+/// Gives the slaves a rate; returns it, in Mbit/s.
+fn shape(stand: &Stand, cable: Cable, seconds: u32, samples: &mut Samples) -> Result<u32> {
+    stand.lab.make_shapeable()?;
+    let mbit = match cable {
+        Cable::Mbit(mbit) => mbit,
+        Cable::Affordable => {
+            let ours = stand.systems.iter().find(|system| matches!(system, System::Forwarder { .. }));
+            let system = ours.or(stand.systems.first()).context("there is no system to be measured")?;
+            let carried = stand.with(system, |_| Ok(stand.tcp(MANY, seconds)?.mbps))?;
+            samples.add(
+                &system.name(),
+                "tcp over slaves without a limit",
+                &MANY.to_string(),
+                "Mbit/s",
+                carried,
+            );
+            let mbit = affordable(carried, stand.lab.options.ports);
+            let name = system.name();
+            stand.progress.step(format!("  {name} without a limit: {carried:.0} Mbit/s; slaves get {mbit}"));
+            mbit
+        }
+    };
+    stand.lab.shape(mbit)?;
+    Ok(mbit)
 }
 
 /// One system in one round.
@@ -129,8 +177,7 @@ impl Turn<'_> {
     fn flows(&self, flows: u32, samples: &mut Samples) -> Result<()> {
         let (name, size, lab) = (self.system.name(), flows.to_string(), &self.stand.lab);
         let before = self.stand.slave_bytes()?;
-        let log = lab.directory().join("iperf3.log");
-        let run = traffic::tcp(&lab.a, &lab.b, flows, self.seconds, &log)?;
+        let run = self.stand.tcp(flows, self.seconds)?;
         let after = self.stand.slave_bytes()?;
         let bytes: Vec<f64> =
             after.iter().zip(&before).map(|(after, before)| (after - before) as f64).collect();
@@ -145,7 +192,9 @@ impl Turn<'_> {
             let fill = |mbps: f64, ceiling: f64| 100.0 * mbps / ceiling;
             let all = cable * f64::from(lab.options.ports);
             samples.add(&name, "tcp fill of all slaves", &size, "%", fill(run.mbps, all));
-            for (slave, share) in shares(&bytes).into_iter().enumerate() {
+            // One flow has one slave.
+            let slaves = if flows == MANY { shares(&bytes) } else { Vec::new() };
+            for (slave, share) in slaves.into_iter().enumerate() {
                 let measure = format!("tcp fill of slave {slave}");
                 samples.add(&name, &measure, &size, "%", fill(run.mbps * share, cable));
             }
@@ -165,6 +214,14 @@ fn shares(bytes: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cable_has_a_rate_or_an_affordable_one() {
+        assert_eq!(("auto".parse(), "300".parse()), (Ok(Cable::Affordable), Ok(Cable::Mbit(300))));
+        for wrong in ["0", "-1", "fast", ""] {
+            wrong.parse::<Cable>().expect_err(wrong);
+        }
+    }
 
     #[test]
     fn shares_add_up() {

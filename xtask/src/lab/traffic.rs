@@ -52,16 +52,19 @@ fn parse_ping(text: &str) -> Result<Ping> {
     Ok(Ping { sent: next()??, received: next()?? })
 }
 
+/// Seconds in which connections find their rate: what they carry then is not counted.
+const WARM_UP: u32 = 1;
+
 /// A TCP measurement in one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpRun {
     /// Payload received, in Mbit/s, all flows together.
     pub mbps: f64,
-    /// The sending host's segments and retransmissions.
+    /// The sending host's segments and retransmissions, those of the warm-up among them.
     pub tcp: Tcp,
 }
 
-/// `flows` TCP connections from the LAN host of `from` to that of `to`, for `seconds`.
+/// `flows` TCP connections from the LAN host of `from` to that of `to`, for `seconds` after a warm-up.
 ///
 /// # Errors
 /// iperf3 fails.
@@ -83,6 +86,8 @@ pub fn tcp_between(
     let _server = serve(to, target, log)?;
     let before = counters::tcp(from)?;
     let mut client = from.command("iperf3");
+    // What most hosts have, whatever this machine's default is: with another one the figures are others.
+    client.args(["-C", "cubic", "-O", &WARM_UP.to_string()]);
     client.args(["-J", "-c", &target.to_string(), "-P", &flows.to_string(), "-t", &seconds.to_string()]);
     let json = client.text()?;
     Ok(TcpRun { mbps: parse_iperf3(&json)?, tcp: counters::tcp(from)?.since(before) })
