@@ -19,12 +19,13 @@ mod packet;
 mod tests;
 
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 
 use arrayvec::ArrayVec;
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::ConstantTimeEq as _;
 
 use super::{Open, Seal, TAG_LEN, single};
-use packet::Packet;
+use packet::{Packet, Packets, TOGETHER};
 
 /// Packets of a kernel's call.
 pub const GROUP: usize = 32;
@@ -32,12 +33,21 @@ pub const GROUP: usize = 32;
 /// Packets that are sorted together.
 const BATCH: usize = 64;
 
+/// The tags of a kernel's call.
+type Tags = [[u8; TAG_LEN]; GROUP];
+
+/// Where the packets of a batch are put together.
+type Room = [MaybeUninit<Packet>; BATCH];
+
+/// Nothing yet.
+const ROOM: Room = [const { MaybeUninit::uninit() }; BATCH];
+
 /// Encrypts or decrypts the texts of some packets, and computes their tags.
 ///
 /// A value is the promise that the processor can do it.
 #[derive(Clone, Copy)]
 pub struct Kernel {
-    run: unsafe fn(&[Packet], &mut [[u8; TAG_LEN]]),
+    run: unsafe fn(&[Packets], usize, *mut Tags),
     /// Ring may do fewer packets than these faster.
     few: usize,
     /// Cycles for packets of these lengths, sorted.
@@ -92,12 +102,12 @@ pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
             jobs.iter_mut().for_each(single::seal);
             continue;
         }
-        let mut packets = ArrayVec::<_, BATCH>::new();
-        for (index, job) in jobs.iter_mut().enumerate() {
+        let mut room = ROOM;
+        let (packets, count) = packets(&mut room, jobs, |index, job| {
             let len = job.destination.len().checked_sub(TAG_LEN).expect("the destination has room for a tag");
             assert!(job.source.len() <= len, "the destination has no room for the source");
             let destination = job.destination.as_mut_ptr();
-            packets.push(Packet {
+            Some(Packet {
                 job: index,
                 key: job.key.bytes(),
                 nonce: job.counter,
@@ -106,11 +116,11 @@ pub fn seal(jobs: &mut [Seal<'_>], kernel: Kernel) {
                 destination,
                 len,
                 ciphertext: destination,
-            });
-        }
+            })
+        });
         // SAFETY: pointers and lengths are those of slices that outlive the call.
         unsafe {
-            run(&mut packets, kernel, |packet, tag| {
+            run(packets, count, kernel, |packet, tag| {
                 // The tag follows the text.
                 packet.destination.add(packet.len).cast::<[u8; TAG_LEN]>().write(*tag);
             });
@@ -125,16 +135,16 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
             jobs.iter_mut().for_each(single::open);
             continue;
         }
-        let mut all = Choice::from(1);
-        let mut packets = ArrayVec::<_, BATCH>::new();
-        for (index, job) in jobs.iter_mut().enumerate() {
-            job.authentic = false;
+        let mut wrong = 0;
+        let mut room = ROOM;
+        let (packets, count) = packets(&mut room, jobs, |index, job| {
             let Some((text, _)) = job.source.split_last_chunk::<TAG_LEN>() else {
+                job.authentic = false;
                 job.destination.fill(0);
-                continue;
+                return None;
             };
             assert_eq!(text.len(), job.destination.len(), "the destination is as long as the text");
-            packets.push(Packet {
+            Some(Packet {
                 job: index,
                 key: job.key.bytes(),
                 nonce: job.counter,
@@ -143,22 +153,21 @@ pub fn open(jobs: &mut [Open<'_>], kernel: Kernel) {
                 destination: job.destination.as_mut_ptr(),
                 len: text.len(),
                 ciphertext: text.as_ptr(),
-            });
-        }
+            })
+        });
         // SAFETY: as above.
         unsafe {
-            run(&mut packets, kernel, |packet, tag| {
+            run(packets, count, kernel, |packet, tag| {
                 let job = &mut jobs[packet.job];
                 let expected = u128::from_le_bytes(*tag);
                 // The tag follows the text.
                 let claimed = packet.source.add(packet.len).cast::<[u8; TAG_LEN]>().read();
                 let claimed = u128::from_le_bytes(claimed);
-                let authentic = expected.ct_eq(&claimed);
-                job.authentic = authentic.into();
-                all &= authentic;
+                wrong |= expected ^ claimed;
+                job.authentic = expected.ct_eq(&claimed).into();
             });
         }
-        if !bool::from(all) {
+        if wrong != 0 {
             jobs.iter_mut().for_each(wipe_forged);
         }
     }
@@ -171,24 +180,61 @@ fn wipe_forged(job: &mut Open<'_>) {
     job.destination.iter_mut().for_each(|byte| *byte &= mask);
 }
 
-/// Runs the packets through the kernel and hands out their tags.
+/// Makes packets of jobs, or of some of them, and sorts them: lanes end together when their packets are about as
+/// long. The last one may stand there several times.
+///
+/// An `ArrayVec` would write its length with each of them; a processor writes two words in a cycle if they are
+/// neighbours.
+#[inline]
+fn packets<'a, J>(
+    room: &'a mut Room,
+    jobs: &mut [J],
+    mut packet: impl FnMut(usize, &mut J) -> Option<Packet>,
+) -> (&'a [Packets], usize) {
+    let (mut count, mut longest, mut sorted) = (0, 0, true);
+    for (i, job) in jobs.iter_mut().enumerate() {
+        let Some(packet) = packet(i, job) else { continue };
+        sorted &= longest <= packet.len;
+        longest = packet.len;
+        room[count].write(packet);
+        count += 1;
+    }
+    // SAFETY: so many have been written.
+    let packets = unsafe { room[..count].assume_init_mut() };
+    if !sorted {
+        packets.sort_unstable_by_key(|packet| packet.len);
+    }
+    if let Some(&last) = packets.last() {
+        room[count..count.next_multiple_of(TOGETHER)].fill(MaybeUninit::new(last));
+    }
+    // SAFETY: as above.
+    let packets = unsafe { room[..count.next_multiple_of(TOGETHER)].assume_init_ref() };
+    (packets.as_chunks().0, count)
+}
+
+/// Runs `count` packets through the kernel and hands out their tags.
 ///
 /// # Safety
 /// Sources can be read, destinations can be written.
 #[inline]
-unsafe fn run(packets: &mut [Packet], kernel: Kernel, mut done: impl FnMut(&Packet, &[u8; TAG_LEN])) {
-    // Lanes of a group end together when its packets are about as long.
-    if !packets.is_sorted_by_key(|packet| packet.len) {
-        packets.sort_unstable_by_key(|packet| packet.len);
-    }
-    let groups = packets.len().div_ceil(GROUP).max(1);
-    for group in packets.chunks(packets.len().div_ceil(groups).max(1)) {
-        let mut tags = [[0; TAG_LEN]; GROUP];
-        let tags = &mut tags[..group.len()];
+unsafe fn run(
+    packets: &[Packets],
+    count: usize,
+    kernel: Kernel,
+    mut done: impl FnMut(&Packet, &[u8; TAG_LEN]),
+) {
+    const MOST: usize = GROUP / TOGETHER;
+    let mut left = count;
+    for group in packets.chunks(if packets.len() <= MOST { MOST } else { packets.len().div_ceil(2) }) {
+        let count = left.min(group.len() * TOGETHER);
+        left = left.wrapping_sub(count);
+        let mut tags = MaybeUninit::<Tags>::uninit();
         // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
-        unsafe { (kernel.run)(group, tags) };
-        for (packet, tag) in group.iter().zip(tags) {
-            done(packet, tag);
+        unsafe {
+            (kernel.run)(group, count, tags.as_mut_ptr());
+            for (packet, tag) in group.as_flattened()[..count].iter().zip(tags.assume_init_ref()) {
+                done(packet, tag);
+            }
         }
     }
 }

@@ -8,20 +8,20 @@ use poly1305::universal_hash::KeyInit as _;
 use super::super::tests::vectors::{array, wycheproof};
 use super::*;
 
-type Tags = unsafe fn(&[Packet], &[[u64; 8]; GROUP], &mut [[u8; TAG_LEN]]);
+type TagsOf = unsafe fn(&[Packets], usize, &[[u64; 8]; GROUP], *mut Tags);
 
 /// A one-time key and what it authenticates.
 type Message = ([u8; 32], Vec<u8>);
 
 /// Those that the processor can run.
-fn kernels() -> impl Iterator<Item = (&'static str, Tags)> {
-    let kernels: [(_, _, Tags); 2] =
+fn kernels() -> impl Iterator<Item = (&'static str, TagsOf)> {
+    let kernels: [(_, _, TagsOf); 2] =
         [("avx512", avx512(), avx512::tags_of), ("avx2", avx2(), avx2::poly::tags)];
     kernels.into_iter().filter_map(|(name, kernel, tags)| kernel.map(|_| (name, tags)))
 }
 
 /// The tags of up to [`GROUP`] messages: as frames have them, with a block of lengths at the end.
-fn tags(kernel: Tags, messages: &[Message]) -> Vec<[u8; TAG_LEN]> {
+fn tags(kernel: TagsOf, messages: &[Message]) -> Vec<[u8; TAG_LEN]> {
     let mut keys = [[0; 8]; GROUP];
     for (words, (key, _)) in keys.iter_mut().zip(messages) {
         for (word, bytes) in words.iter_mut().zip(key.as_chunks().0) {
@@ -38,11 +38,12 @@ fn tags(kernel: Tags, messages: &[Message]) -> Vec<[u8; TAG_LEN]> {
         len: text.len(),
         ciphertext: text.as_ptr(),
     };
-    let packets: Vec<_> = messages.iter().map(packet).collect();
-    let mut tags = vec![[0; TAG_LEN]; messages.len()];
+    let mut packets: Vec<_> = messages.iter().map(packet).collect();
+    packets.resize(messages.len().next_multiple_of(TOGETHER), packets[messages.len() - 1]);
+    let mut tags = [[0; TAG_LEN]; GROUP];
     // SAFETY: the processor has the features; texts are read only.
-    unsafe { kernel(&packets, &keys, &mut tags) };
-    tags
+    unsafe { kernel(packets.as_chunks().0, messages.len(), &keys, &raw mut tags) };
+    tags[..messages.len()].to_vec()
 }
 
 /// Compares the tags of messages that share groups, and of each message in all lanes.

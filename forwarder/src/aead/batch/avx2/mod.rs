@@ -9,20 +9,21 @@ pub(super) mod poly;
 mod sets;
 mod weave;
 
-use super::packet::{BLOCK, Packet};
-use super::{GROUP, TAG_LEN};
+use super::packet::{BLOCK, Packet, Packets};
+use super::{GROUP, Tags};
 use chacha::{DOUBLE_ROUNDS, LANES};
 use sets::{Set, Sets};
 use weave::{STEP, Weave};
 
-/// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
+/// Encrypts or decrypts so many packets, at most [`GROUP`], and computes their tags.
 ///
 /// # Safety
 /// The processor has AVX2 and BMI2. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; TAG_LEN]]) {
+pub unsafe fn run(packets: &[Packets], count: usize, tags: *mut Tags) {
+    let packets = &packets.as_flattened()[..count];
     let mut keys = [[0; 4]; GROUP];
-    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.as_mut_ptr());
+    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.cast());
     // SAFETY: the caller's promise.
     unsafe {
         encrypt(packets, &mut weave);

@@ -3,9 +3,9 @@
 //! Numbers are three words in radix 2^64. Nothing branches on them.
 
 #[cfg(test)]
-use super::super::GROUP;
+use super::super::packet::Packets;
 #[cfg(test)]
-use super::super::packet::Packet;
+use super::super::{GROUP, Tags};
 #[cfg(test)]
 use super::{sets::Front, weave::Weave};
 
@@ -21,15 +21,16 @@ pub struct Mac {
     pub r: [u64; 3],
 }
 
-/// Computes the tags of at most [`GROUP`] packets. `keys` has the first block of each.
+/// Computes the tags of so many packets. `keys` has the first block of each.
 ///
 /// # Safety
 /// The processor has BMI2. The ciphertexts can be read.
 #[cfg(test)]
 #[target_feature(enable = "avx2,bmi2")]
-pub unsafe fn tags(packets: &[Packet], keys: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
+pub unsafe fn tags(packets: &[Packets], count: usize, keys: &[[u64; 8]; GROUP], tags: *mut Tags) {
+    let packets = &packets.as_flattened()[..count];
     let mut keys = keys.map(|[a, b, c, d, ..]| [a, b, c, d]);
-    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.as_mut_ptr());
+    let mut weave = Weave::new(packets, keys.as_mut_ptr(), tags.cast());
     // SAFETY: the caller's promise; everything is encrypted.
     unsafe {
         weave.release(Front { number: packets.len(), block: 0 });

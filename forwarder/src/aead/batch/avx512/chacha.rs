@@ -6,7 +6,6 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::super::packet::{BLOCK, Packet};
-use super::GROUP;
 use super::keys::Keys;
 use super::lanes::{LANES, Room, Set, Start, Walk};
 use super::table::Table;
@@ -216,6 +215,7 @@ unsafe fn wide(a: &Start, b: &Start, second: *mut __m512i) -> [__m512i; 16] {
             "vpxord zmm13, zmm13, zmm13",
             "vpxord zmm29, zmm29, zmm29",
             "mov {n:e}, 10",
+            ".p2align 6",
             "2:",
             half_round!(
                 [[0 1] [4 5] [8 9] [12 13]] [[2 3] [6 7] [10 11] [14 15]]
@@ -283,7 +283,7 @@ unsafe fn output<const SET: usize>(
         }
     };
     if lane < table.keys {
-        keys.push(words);
+        keys.put(lane / LANES, words);
         if table.keys.min(lane + LANES) == table.end.min(lane + LANES) {
             return;
         }
@@ -293,7 +293,8 @@ unsafe fn output<const SET: usize>(
     macro_rules! lanes {
         ($($i:literal)*) => {
             $(if lane + $i >= table.keys && lane + $i < table.end {
-                let packet = usize::from(table.lanes[lane + $i]) % GROUP;
+                // SAFETY: there is that lane.
+                let packet = unsafe { table.packet(lane + $i) };
                 let block = table.first[packet].wrapping_add((lane + $i) as u32) as usize;
                 // SAFETY: the table is of these packets.
                 unsafe { text_block(packets.get_unchecked(packet), block.wrapping_mul(BLOCK), blocks[$i]) };

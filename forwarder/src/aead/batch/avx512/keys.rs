@@ -10,7 +10,6 @@ use super::lanes::LANES;
 /// The keys of a call's packets, as `ChaCha20` leaves them: word by word, each of sixteen packets.
 pub struct Keys {
     words: [MaybeUninit<[__m512i; 8]>; GROUP / LANES],
-    count: usize,
 }
 
 /// Those of eight packets, in halves of 16 bytes, each of them in two registers.
@@ -21,25 +20,24 @@ pub struct Key {
 }
 
 impl Keys {
-    pub const fn new() -> Self {
-        Self { words: [MaybeUninit::uninit(); GROUP / LANES], count: 0 }
-    }
+    pub const UNKNOWN: Self = Self { words: [MaybeUninit::uninit(); GROUP / LANES] };
 
-    /// Adds those of the next sixteen packets, or of fewer if there are no more.
+    /// Takes those of the packets `16 i` to `16 i + 15`.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub fn push(&mut self, [x0, x1, x2, x3, x4, x5, x6, x7, ..]: &[__m512i; 16]) {
-        self.words[self.count].write([*x0, *x1, *x2, *x3, *x4, *x5, *x6, *x7]);
-        self.count += 1;
+    pub fn put(&mut self, i: usize, [x0, x1, x2, x3, x4, x5, x6, x7, ..]: &[__m512i; 16]) {
+        self.words[i].write([*x0, *x1, *x2, *x3, *x4, *x5, *x6, *x7]);
     }
 
     /// Those of the packets `8 i` to `8 i + 7`.
+    ///
+    /// # Safety
+    /// They have been put there.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub fn group(&self, i: usize) -> Key {
-        let words = &self.words[..self.count][i / 2];
-        // SAFETY: so many have been written.
-        let words = unsafe { words.assume_init_ref() };
+    pub unsafe fn group(&self, i: usize) -> Key {
+        // SAFETY: the caller's promise.
+        let words = unsafe { self.words[i / 2].assume_init_ref() };
         // The first eight lanes, or the others.
         let lanes = _mm512_add_epi32(
             _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
@@ -53,14 +51,14 @@ impl Keys {
     #[cfg(test)]
     #[target_feature(enable = "avx512f")]
     pub fn of(blocks: &[[u64; 8]; GROUP]) -> Self {
-        let mut keys = Self::new();
-        for blocks in blocks.as_chunks::<LANES>().0 {
+        let mut keys = Self::UNKNOWN;
+        for (i, blocks) in blocks.as_chunks::<LANES>().0.iter().enumerate() {
             let word = |i: usize| {
                 let words = blocks.map(|block| (block[i / 2] >> (i % 2 * 32)) as u32);
                 // SAFETY: sixteen words are a register.
                 unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
             };
-            keys.push(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(word));
+            keys.put(i, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(word));
         }
         keys
     }

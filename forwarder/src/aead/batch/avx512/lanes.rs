@@ -46,8 +46,6 @@ pub enum Set {
 pub struct Walk<'a> {
     packets: &'a [Packet],
     table: &'a Table,
-    /// Lower and upper halves.
-    nonces: [[__m512i; 2]; 2],
     first: [__m512i; 2],
     /// The first packet's key.
     key: Key,
@@ -62,20 +60,12 @@ impl<'a> Walk<'a> {
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub unsafe fn new(packets: &'a [Packet], table: &'a Table) -> Self {
-        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
         // SAFETY: there are four registers of nonces and two of blocks; the rest is the caller's promise.
         unsafe {
-            let nonces = table.nonces.as_ptr().cast::<__m512i>();
             let first = table.first.as_ptr().cast::<__m512i>();
-            let halves = |of| {
-                let half = |i| _mm512_permutex2var_epi32(*nonces.add(i), of, *nonces.add(i + 1));
-                [half(0), half(2)]
-            };
             Self {
                 packets,
                 table,
-                nonces: [halves(even), halves(odd)],
                 first: [*first, *first.add(1)],
                 key: key(packets[0].key),
                 next: Some(Set::Mixed(0)),
@@ -131,7 +121,7 @@ impl<'a> Walk<'a> {
         let counter = _mm512_add_epi32(after(lane), look_up(self.first));
         Start {
             counter: _mm512_maskz_mov_epi32(texts as u16, counter),
-            nonce: self.nonces.map(look_up),
+            nonce: self.table.nonces.map(look_up),
             key: if self.table.same_key {
                 &raw const self.key
             } else {
@@ -149,7 +139,8 @@ impl<'a> Walk<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline(never)]
     unsafe fn keys(&self, lane: usize, keys: &mut MaybeUninit<Key>) -> *const Key {
-        let of = |i: usize| self.packets[usize::from(self.table.lanes[lane + i])].key;
+        // SAFETY: there are these lanes.
+        let of = |i: usize| unsafe { self.packets[self.table.packet(lane + i)].key };
         // SAFETY: the caller's promise.
         let keys = keys.write(unsafe { key(of(0)) });
         for i in (1..LANES.min(self.table.end - lane)).filter(|&i| of(i) != of(i - 1)) {

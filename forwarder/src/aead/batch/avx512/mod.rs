@@ -6,24 +6,25 @@ mod lanes;
 mod poly;
 mod table;
 
-use super::GROUP;
-use super::packet::{BLOCK, Packet};
+use std::mem::MaybeUninit;
+
+use super::packet::{BLOCK, Packets, TOGETHER};
+use super::{GROUP, Tags};
 use keys::Keys;
 use table::Table;
 
-/// Encrypts or decrypts the packets, at most [`GROUP`], and computes their tags.
+/// Encrypts or decrypts so many packets, at most [`GROUP`], and computes their tags.
 ///
 /// # Safety
 /// The processor has AVX-512F, BW, DQ, VL, IFMA and BMI2. Sources can be read, destinations can be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn run(packets: &[Packet], tags: &mut [[u8; 16]]) {
-    let mut table = Table::EMPTY;
-    table.fill(packets);
-    let mut keys = Keys::new();
+pub unsafe fn run(packets: &[Packets], count: usize, tags: *mut Tags) {
+    let (mut table, mut keys) = (MaybeUninit::uninit(), Keys::UNKNOWN);
+    let table = Table::fill(&mut table, packets, count);
     // SAFETY: the caller's promise.
     unsafe {
-        chacha::encrypt(packets, &table, &mut keys);
-        poly::tags(&table, &keys, tags);
+        chacha::encrypt(&packets.as_flattened()[..count], table, &mut keys);
+        poly::tags(packets, table, &keys, tags);
     }
 }
 
@@ -34,10 +35,7 @@ pub fn cost(lens: &[usize]) -> usize {
     let lanes: usize = lens.iter().map(|len| 1 + (len % SET).div_ceil(BLOCK)).sum();
     let sets = whole + lanes.div_ceil(lanes::LANES);
     let rows = 1 + lens.iter().max().map_or(0, |longest| longest.div_ceil(16));
-    450 + 1290 * (sets / 2)
-        + 700 * (sets % 2)
-        + 32 * rows * lens.len().div_ceil(poly::LANES)
-        + 25 * lens.len()
+    450 + 1290 * (sets / 2) + 700 * (sets % 2) + 32 * rows * lens.len().div_ceil(TOGETHER) + 25 * lens.len()
 }
 
 /// The tags by themselves, with the first block of each packet.
@@ -46,9 +44,8 @@ pub fn cost(lens: &[usize]) -> usize {
 /// As above; ciphertexts are read only.
 #[cfg(test)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn tags_of(packets: &[Packet], blocks: &[[u64; 8]; GROUP], tags: &mut [[u8; 16]]) {
-    let mut table = Table::EMPTY;
-    table.fill(packets);
+pub unsafe fn tags_of(packets: &[Packets], count: usize, blocks: &[[u64; 8]; GROUP], tags: *mut Tags) {
+    let mut table = MaybeUninit::uninit();
     // SAFETY: the caller's promise.
-    unsafe { poly::tags(&table, &Keys::of(blocks), tags) };
+    unsafe { poly::tags(packets, Table::fill(&mut table, packets, count), &Keys::of(blocks), tags) };
 }

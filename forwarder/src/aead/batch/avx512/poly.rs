@@ -9,11 +9,10 @@
 #[allow(clippy::wildcard_imports)] // every line is an intrinsic
 use std::arch::x86_64::*;
 
+use super::super::Tags;
+use super::super::packet::Packets;
 use super::keys::{Key, Keys};
 use super::table::Table;
-
-/// Packets of a group.
-pub const LANES: usize = 8;
 
 /// Bytes of a block.
 const BLOCK: usize = 16;
@@ -34,8 +33,7 @@ struct Group {
 /// What eight packets authenticate.
 #[derive(Clone, Copy)]
 struct Texts<'a> {
-    start: &'a [*const u8; LANES],
-    len: &'a [u64; LANES],
+    packets: &'a Packets,
     /// The lengths, once more.
     lens: __m512i,
 }
@@ -45,21 +43,20 @@ struct Texts<'a> {
 /// # Safety
 /// The processor has the features. The ciphertexts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
-pub unsafe fn tags(table: &Table, keys: &Keys, tags: &mut [[u8; 16]]) {
-    for (i, tags) in tags.chunks_mut(2 * LANES).enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let texts = Texts::new(table, 2 * i);
-            if let Some((tags_a, tags_b)) = tags.split_at_mut_checked(LANES)
-                && !tags_b.is_empty()
-            {
-                let keys = [keys.group(2 * i), keys.group(2 * i + 1)];
-                let [a, b] = two(keys, [texts, Texts::new(table, 2 * i + 1)]);
-                write(a, tags_a);
-                write(b, tags_b);
+pub unsafe fn tags(packets: &[Packets], table: &Table, keys: &Keys, tags: *mut Tags) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (i, pair) in packets.chunks(2).enumerate() {
+            let tags = tags.cast::<[__m512i; 2]>().wrapping_add(2 * i);
+            let text = |group: usize| Texts { packets: &pair[group], lens: table.lens[2 * i + group] };
+            let key = keys.group(2 * i);
+            if pair.len() == 2 {
+                let [a, b] = two([key, keys.group(2 * i + 1)], [text(0), text(1)]);
+                write(a, tags);
+                write(b, tags.wrapping_add(1));
             } else {
-                let group = Group::new(&keys.group(2 * i)).absorb(&texts, 0);
-                write(group.finish(texts.lens, keys.group(2 * i).s), tags);
+                let texts = text(0);
+                write(Group::new(&key).absorb(&texts, 0).finish(texts.lens, key.s), tags);
             }
         }
     }
@@ -97,7 +94,7 @@ unsafe fn two([key_a, key_b]: [Key; 2], [texts_a, texts_b]: [Texts<'_>; 2]) -> [
 /// Eight blocks as their lower and their upper halves.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma,bmi2")]
 #[inline]
-fn gather(block: impl Fn(usize) -> __m128i) -> [__m512i; 2] {
+pub fn gather(block: impl Fn(usize) -> __m128i) -> [__m512i; 2] {
     let four = |i: usize| {
         let x = _mm512_castsi128_si512(block(i));
         let x = _mm512_mask_broadcast_i64x2(x, 0b0000_1100, block(i + 2));
@@ -117,15 +114,7 @@ fn limbs([low, high]: [__m512i; 2]) -> [__m512i; 3] {
     [_mm512_and_si512(low, limb), _mm512_and_si512(middle, limb), _mm512_srli_epi64::<24>(high)]
 }
 
-impl<'a> Texts<'a> {
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn new(table: &'a Table, group: usize) -> Self {
-        let (start, len) = (&table.texts.as_chunks().0[group], &table.lens.as_chunks().0[group]);
-        // SAFETY: eight numbers are a register.
-        Self { start, len, lens: unsafe { _mm512_loadu_si512(len.as_ptr().cast()) } }
-    }
-
+impl Texts<'_> {
     /// Whole blocks that all texts have.
     #[target_feature(enable = "avx512f")]
     #[inline]
@@ -155,7 +144,7 @@ impl<'a> Texts<'a> {
     #[inline]
     unsafe fn blocks(&self, i: usize) -> [__m512i; 2] {
         // SAFETY: the caller's promise.
-        gather(|lane| unsafe { _mm_loadu_si128(self.start[lane].add(i * BLOCK).cast()) })
+        gather(|lane| unsafe { _mm_loadu_si128(self.packets[lane].ciphertext.add(i * BLOCK).cast()) })
     }
 }
 
@@ -258,13 +247,9 @@ impl Group {
         static NOTHING: [u8; BLOCK] = [0; BLOCK];
         let blocks = _mm512_srli_epi64::<4>(texts.lens);
         // A lane that has come to its end reads its last block again and again.
-        let last = texts.len.map(|len| (len as usize / BLOCK).saturating_sub(1) * BLOCK);
-        let start: [*const u8; LANES] =
-            std::array::from_fn(
-                |i| {
-                    if texts.len[i] < BLOCK as u64 { NOTHING.as_ptr() } else { texts.start[i] }
-                },
-            );
+        let last = texts.packets.map(|packet| (packet.len / BLOCK).saturating_sub(1) * BLOCK);
+        let start =
+            texts.packets.map(|packet| if packet.len < BLOCK { NOTHING.as_ptr() } else { packet.ciphertext });
         for i in from..to {
             let mask = _mm512_cmpgt_epu64_mask(blocks, _mm512_set1_epi64(i.cast_signed() as i64));
             let block = |lane: usize| {
@@ -284,10 +269,11 @@ impl Group {
     #[inline]
     unsafe fn rests(mut self, texts: &Texts<'_>, mask: u8) -> Self {
         let part = |lane: usize| {
-            let (len, rest) = (texts.len[lane] as usize, texts.len[lane] as usize % BLOCK);
+            let packet = &texts.packets[lane];
+            let (len, rest) = (packet.len, packet.len % BLOCK);
             let mask = (1_u16 << rest).wrapping_sub(1);
             // SAFETY: reads what there is.
-            unsafe { _mm_maskz_loadu_epi8(mask, texts.start[lane].wrapping_add(len - rest).cast()) }
+            unsafe { _mm_maskz_loadu_epi8(mask, packet.ciphertext.wrapping_add(len - rest).cast()) }
         };
         self.masked_block(gather(part), mask);
         self
@@ -335,23 +321,22 @@ impl Group {
     }
 }
 
-/// Writes the tags of the first lanes, given in halves.
+/// Writes the tags of eight packets, given in halves.
+///
+/// # Safety
+/// There is room.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn write([low, high]: [__m512i; 2], tags: &mut [[u8; 16]]) {
+unsafe fn write([low, high]: [__m512i; 2], tags: *mut [__m512i; 2]) {
     let first = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), high);
     let second = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), high);
-    let mask = (1_u32 << (2 * tags.len())).wrapping_sub(1);
-    let at = tags.as_mut_ptr().cast::<i64>();
-    // SAFETY: writes as many halves as there are.
-    unsafe {
-        _mm512_mask_storeu_epi64(at, mask as u8, first);
-        _mm512_mask_storeu_epi64(at.wrapping_add(8), (mask >> 8) as u8, second);
-    }
+    // SAFETY: the caller's promise.
+    unsafe { tags.write_unaligned([first, second]) };
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::packet::TOGETHER as LANES;
     use super::*;
 
     /// Accumulators around the modulus, which random packets hardly ever reach.
@@ -389,7 +374,8 @@ mod tests {
             *h = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }
         let mut tags = [[0; 16]; LANES];
-        write(group.tags(s), &mut tags);
+        // SAFETY: there is room for eight.
+        unsafe { write(group.tags(s), tags.as_mut_ptr().cast()) };
         for (i, tag) in tags.iter().enumerate() {
             let s = 7_u128 << 64 | u128::from(u64::MAX);
             assert_eq!(u128::from_le_bytes(*tag), expected(i as u128).wrapping_add(s), "lane {i}");
