@@ -143,7 +143,7 @@ mod tests {
     use crate::id::{InterfaceId, PeerId, TunnelId};
     use crate::pipeline::control::Refused;
     use crate::pipeline::{Control, Ports, Snapshot};
-    use crate::port::{Port, PortCounters, RxFrame, TxFrame};
+    use crate::port::{Destination, Port, PortCounters, RxFrame, TxFrame};
     use crate::publish::Publisher;
     use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -188,7 +188,7 @@ mod tests {
         fn reserve(&mut self) -> Option<TxFrame> {
             None
         }
-        fn transmit(&mut self, _: TxFrame) {}
+        fn transmit(&mut self, _: TxFrame, _: &Destination) {}
         fn cancel(&mut self, _: TxFrame) {}
         fn flush(&mut self) {
             self.0.fetch_add(1, Ordering::Relaxed);
