@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::figures::{Plot, Results};
 use super::options::Common;
-use super::stand::{self, PDR_LOSS, SIZES, Samples, Stand};
+use super::samples::Samples;
+use super::stand::{self, PDR_LOSS, SIZES, Stand};
 use crate::lab;
 use crate::lab::generator::{Load, Search, Trial};
 use crate::lab::system::System;

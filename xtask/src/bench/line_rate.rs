@@ -12,7 +12,8 @@ use clap::Args;
 
 use super::figures::{Plot, Results};
 use super::options::Common;
-use super::stand::{self, PDR_LOSS, SIZES, Samples, Stand};
+use super::samples::Samples;
+use super::stand::{self, PDR_LOSS, SIZES, Stand};
 use crate::lab;
 use crate::lab::generator::{Search, Trial};
 use crate::lab::system::System;

@@ -12,6 +12,7 @@ mod machine;
 mod options;
 mod pipeline;
 mod report;
+mod samples;
 mod stand;
 mod tcp;
 

@@ -11,7 +11,8 @@ use clap::Args;
 
 use super::figures::{Plot, Results};
 use super::options::Common;
-use super::stand::{self, Name, Samples, Stand};
+use super::samples::Samples;
+use super::stand::{self, Name, Stand};
 use crate::lab::shaper::{affordable, payload_ceiling};
 use crate::lab::system::{Running, System};
 use crate::lab::{self, Wire};
