@@ -32,6 +32,9 @@ pub const GROUP: usize = 32;
 /// Packets that are sorted together.
 const BATCH: usize = 64;
 
+/// Of fewer packets than these it is asked whether ring does them faster.
+const FEW: usize = 8;
+
 /// The tags of a kernel's call.
 type Tags = [[u8; TAG_LEN]; GROUP];
 
@@ -64,7 +67,7 @@ impl Kernel {
         if lens.len() >= self.few {
             return false;
         }
-        let mut lens: ArrayVec<_, GROUP> = lens.collect();
+        let mut lens: ArrayVec<_, FEW> = lens.collect();
         lens.sort_unstable();
         cost_of_ring(&lens) < (self.cost)(&lens)
     }
@@ -80,7 +83,7 @@ pub fn avx512() -> Option<Kernel> {
         && is_x86_feature_detected!("avx512ifma")
         && is_x86_feature_detected!("bmi2")
     {
-        return Some(Kernel { run: avx512::run, few: 8, cost: avx512::cost });
+        return Some(Kernel { run: avx512::run, few: FEW, cost: avx512::cost });
     }
     None
 }
