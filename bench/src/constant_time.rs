@@ -35,6 +35,9 @@ pub struct Options {
 
 /// Below this |t| the classes are not told apart.
 const LIMIT: f64 = 4.5;
+/// Samples after which memory and stack lie elsewhere: how they lie makes a difference of up to a cycle between equal
+/// work on different data, to one side or the other.
+const LAYOUT: u64 = 100_000;
 /// Samples that set the percentiles.
 const FIRST: usize = 20_000;
 /// Enough for a leak, and for libraries, which are shown for information.
@@ -98,7 +101,6 @@ fn is_library(engine: &str) -> bool {
 struct Run {
     subject: Subject,
     experiment: Experiment,
-    batch: Batch,
     test: Test,
     samples: u64,
     /// How long it will take.
@@ -115,18 +117,24 @@ impl Run {
         let mut first = Vec::with_capacity(FIRST);
         let time = crate::aead::nanoseconds(|| first.extend((0..FIRST).map(|_| batch.sample().1)));
         let seconds = time * 1e-9 / FIRST as f64 * samples as f64;
-        Self { subject, experiment, batch, test: Test::new(first), samples, seconds }
+        Self { subject, experiment, test: Test::new(first), samples, seconds }
     }
 
     fn finish(mut self) -> Row {
         let Self { subject, experiment, samples, .. } = self;
         let title = format!("{:<9}{:<5}{:<10}", subject.name(), experiment.op(), experiment.secret.name());
-        for i in 0..samples {
-            if i % 100_000 == 0 {
-                status(&format!("{title}{:>3} %  |t| {:.2}", i * 100 / samples, self.test.t()));
-            }
-            let (class, time) = self.batch.sample();
-            self.test.push(class, time);
+        let mut done = 0;
+        while done < samples {
+            status(&format!("{title}{:>3} %  |t| {:.2}", done * 100 / samples, self.test.t()));
+            let count = LAYOUT.min(samples - done);
+            elsewhere(rand::random_range(0..64), &mut || {
+                let mut batch = Batch::new(experiment, subject);
+                for _ in 0..count {
+                    let (class, time) = batch.sample();
+                    self.test.push(class, time);
+                }
+            });
+            done += count;
         }
         status("");
         let t = self.test.t();
@@ -140,4 +148,16 @@ impl Run {
         let (op, secret) = (experiment.op(), experiment.secret.name());
         Row { engine: subject.name(), op, secret, samples, t, result }
     }
+}
+
+/// Does some work further down on the stack.
+#[inline(never)]
+fn elsewhere(depth: usize, work: &mut dyn FnMut()) {
+    if depth == 0 {
+        return work();
+    }
+    let mut room = [0_u8; 80];
+    std::hint::black_box(&mut room);
+    elsewhere(depth - 1, work);
+    std::hint::black_box(&mut room);
 }
