@@ -230,12 +230,13 @@ unsafe fn run(
     let mut left = count;
     for group in packets.chunks(if packets.len() <= MOST { MOST } else { packets.len().div_ceil(2) }) {
         let count = left.min(group.len() * TOGETHER);
-        left = left.wrapping_sub(count);
-        let mut tags = MaybeUninit::<Tags>::uninit();
-        // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise.
+        left -= count;
+        let mut tags = [const { MaybeUninit::<[u8; TAG_LEN]>::uninit() }; GROUP];
+        // SAFETY: whoever made the kernel has looked at the processor; the rest is the caller's promise. It has
+        // written the tags of that many packets.
         unsafe {
-            (kernel.run)(group, count, tags.as_mut_ptr());
-            for (packet, tag) in group.as_flattened()[..count].iter().zip(tags.assume_init_ref()) {
+            (kernel.run)(group, count, tags.as_mut_ptr().cast());
+            for (packet, tag) in group.as_flattened()[..count].iter().zip(tags[..count].assume_init_ref()) {
                 done(packet, tag);
             }
         }
