@@ -9,10 +9,10 @@ pub fn decrement_ttl(packet: &mut [u8]) {
         && header[0] >> 4 == 4
     {
         header[8] = header[8].wrapping_sub(1);
-        // The word with the TTL lost 0x0100, so the checksum gains it (RFC 1624).
-        let checksum = u16::from_be_bytes([header[10], header[11]]);
-        let (sum, carry) = checksum.overflowing_add(0x0100);
-        header[10..12].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+        // The word with the TTL lost 0x0100, so the checksum gains it; 0xffff becomes 0 (RFC 1624, section 3).
+        let sum = u32::from(u16::from_be_bytes([header[10], header[11]])) + 0x0100;
+        let sum = (sum + u32::from(sum >= 0xffff)) as u16;
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         packet[7] = packet[7].wrapping_sub(1);
     }
@@ -57,6 +57,27 @@ mod tests {
                 let ip = parse::ip(&packet).expect("a right checksum");
                 assert_eq!((ip.ttl, ip.ds), (ttl - 1, 0x28 | after));
             }
+        }
+    }
+
+    /// What comes out is what a computation from the start gives, bit by bit: of the two zeros of one's complement
+    /// the right one (RFC 1624, section 3).
+    #[test]
+    fn every_checksum_is_as_computed() {
+        let computed = |packet: &[u8; 20]| {
+            let mut blank = *packet;
+            blank[10..12].fill(0);
+            Sum::default().bytes(&blank).checksum().to_be_bytes()
+        };
+        for id in 0..=u16::MAX {
+            let [high, low] = id.to_be_bytes();
+            let mut packet = [0x45, 0, 0, 20, high, low, 0, 0, 64, 17, 0, 0, 10, 1, 2, 3, 10, 4, 5, 6];
+            let checksum = computed(&packet);
+            packet[10..12].copy_from_slice(&checksum);
+            decrement_ttl(&mut packet);
+            assert_eq!(packet[10..12], computed(&packet), "after TTL, id {id}");
+            set_ds(&mut packet, 0xb8);
+            assert_eq!(packet[10..12], computed(&packet), "after DS, id {id}");
         }
     }
 
