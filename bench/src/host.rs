@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use forwarder::kernel::nic::{self, Queues};
 use nix::sched::{CloneFlags, setns};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -45,7 +46,7 @@ impl Interface {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// There is no such interface, or no `ip` or `ethtool` on the path.
+    /// There is no such interface, or no `ip` on the path.
     pub fn find(name: &str) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Link {
@@ -53,13 +54,14 @@ impl Interface {
             address: String,
         }
         let link: Link = ip(&["link", "show", "dev", name])?;
-        let channels = output("ethtool", &["-l", name]).unwrap_or_default();
+        // A driver without channels has one queue.
+        let queues = nic::queues(name).unwrap_or(Queues { rx: 1, tx: 1 });
         Ok(Self {
             name: name.to_owned(),
             ifindex: link.ifindex,
             mac: parse_mac(&link.address)?,
-            rx_queues: current_channels(&channels, "RX:").unwrap_or(1),
-            tx_queues: current_channels(&channels, "TX:").unwrap_or(1),
+            rx_queues: queues.rx.max(1),
+            tx_queues: queues.tx.max(1),
         })
     }
 
@@ -123,14 +125,6 @@ fn ip<T: DeserializeOwned>(arguments: &[&str]) -> anyhow::Result<T> {
     objects.into_iter().next().with_context(|| format!("ip {} shows nothing", arguments.join(" ")))
 }
 
-/// The second of the two figures that `ethtool -l` shows: the first is what could be set.
-fn current_channels(text: &str, label: &str) -> Option<u32> {
-    let (_, current) = text.split_once("Current hardware settings:")?;
-    let count = |label| current.lines().find_map(|line| line.strip_prefix(label)?.trim().parse::<u32>().ok());
-    let own = count(label).unwrap_or(0).max(count("Combined:").unwrap_or(0));
-    (own > 0).then_some(own)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,15 +135,5 @@ mod tests {
         for wrong in ["", "02:00:0a:ff:00", "02:00:0a:ff:00:01:02", "02:00:0a:ff:00:zz"] {
             assert!(parse_mac(wrong).is_err());
         }
-    }
-
-    #[test]
-    fn channels_in_use() {
-        let veth = "Pre-set maximums:\nRX:\t8\nTX:\t8\nCombined:\tn/a\n\
-                    Current hardware settings:\nRX:\t\t4\nTX:\t\t2\nOther:\t\tn/a\nCombined:\tn/a\n";
-        assert_eq!((current_channels(veth, "RX:"), current_channels(veth, "TX:")), (Some(4), Some(2)));
-        let nic = "Current hardware settings:\nRX:\t\t0\nTX:\t\t0\nOther:\t\t1\nCombined:\t8\n";
-        assert_eq!(current_channels(nic, "RX:"), Some(8));
-        assert_eq!(current_channels("", "RX:"), None);
     }
 }

@@ -20,7 +20,7 @@ use crate::topology::NicFacts;
 /// # Errors
 /// When the device is gone.
 pub async fn facts(kernel: &Kernel, link: &Link, native: bool, zero_copy: bool) -> Result<NicFacts, Error> {
-    let queues = match channels(&link.name) {
+    let queues = match queues(&link.name).map(|queues| queues.rx.max(queues.tx)) {
         Ok(queues) if queues > 0 => queues,
         Err(Errno::ENODEV) => {
             return Err(Error::refused(format!("ask {} for its queues", link.name), Errno::ENODEV));
@@ -32,11 +32,24 @@ pub async fn facts(kernel: &Kernel, link: &Link, native: bool, zero_copy: bool) 
     Ok(NicFacts { interface: link.id, queues, driver, native, zero_copy })
 }
 
-/// Queues in use: combined channels, and the larger of the RX-only and TX-only ones.
-fn channels(device: &str) -> Result<u32, Errno> {
+/// Queues in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queues {
+    /// Those that receive.
+    pub rx: u32,
+    /// Those that send.
+    pub tx: u32,
+}
+
+/// The queues of a device of this network namespace.
+///
+/// # Errors
+/// `ENODEV` when there is no such device, `EOPNOTSUPP` when its driver has no channels.
+pub fn queues(device: &str) -> Result<Queues, Errno> {
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
     ethtool(device, &mut channels)?;
-    Ok(channels.combined.saturating_add(channels.rx.max(channels.tx)))
+    let with_combined = |own: u32| channels.combined.saturating_add(own);
+    Ok(Queues { rx: with_combined(channels.rx), tx: with_combined(channels.tx) })
 }
 
 fn driver(device: &str) -> Result<String, Errno> {
@@ -117,6 +130,12 @@ pub(crate) fn request_for(device: &str) -> Option<ifreq> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_no_queues_says_why() {
+        assert_eq!(queues("lo"), Err(Errno::EOPNOTSUPP));
+        assert_eq!(queues("there-is-none"), Err(Errno::ENODEV));
+    }
 
     #[test]
     fn names_that_no_device_can_have() {
