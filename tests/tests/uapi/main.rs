@@ -114,6 +114,8 @@ fn what_runs_is_shown() {
     interfaces.sort_unstable();
     assert_eq!(interfaces, ["wg0", "wg1"], "and none of the other gateway's");
 
+    // Flows choose their tunnel, but one to an address of its own has no choice.
+    wait_reachable(&ends.lab.a.host, address::tunnel(Side::B, 1).into(), PATIENCE).unwrap();
     let shown = peer(a, "wg1", b.public_key()).unwrap();
     let [v4, v6] = lan_prefixes(Side::B);
     let endpoint = b.endpoint(ends.lab.options, 1);
