@@ -172,11 +172,6 @@ fn copy(io: &mut Io, place: Place, packet: &[u8]) -> Result<TxFrame, Drop> {
     Ok(tx)
 }
 
-#[expect(
-    clippy::inline_always,
-    reason = "out of line its arguments go through memory in parts, and are waited for"
-)]
-#[inline(always)]
 fn transmit(io: &mut Io, exit: Exit<'_>, mut tx: TxFrame, ip: Ip) {
     tx.frame.set_range(0, usize::from(exit.place().room) + ip.packet_len());
     if let Some((template, neighbour)) = exit.ethernet {

@@ -109,6 +109,7 @@ pub fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
     let packet = &mut frame[ip..];
     let len = packet.len() as u16;
     if packet[0] >> 4 == 4 {
+        // The template alone is as long.
         let Some(header) = packet.first_chunk_mut::<{ IPV4_LEN + UDP_LEN }>() else { return };
         let blank = u16::from_be_bytes([header[10], header[11]]);
         let sum = Sum::default().word(!blank).word(u16::from(ds)).word(len).word(id);
