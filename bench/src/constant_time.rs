@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::status::status;
 use forwarder::aead::{Engine, Unusable};
-use secret::{Batch, Experiment, Subject};
+use secret::{Batch, Experiment, Fixed, Subject};
 use welch::Test;
 
 /// Options of `bench constant-time`.
@@ -37,7 +37,10 @@ pub struct Options {
 const LIMIT: f64 = 4.5;
 /// Samples after which memory and stack lie elsewhere: how they lie makes a difference of up to a cycle between equal
 /// work on different data, to one side or the other.
-const LAYOUT: u64 = 100_000;
+const LAYOUT: u64 = 10_000;
+/// Places in memory, and depths of the stack, of which one is drawn each time.
+const PLACES: usize = 64;
+const STACKS: usize = 256;
 /// Samples that set the percentiles.
 const FIRST: usize = 20_000;
 /// Enough for a leak, and for libraries, which are shown for information.
@@ -101,6 +104,7 @@ fn is_library(engine: &str) -> bool {
 struct Run {
     subject: Subject,
     experiment: Experiment,
+    fixed: Box<Fixed>,
     test: Test,
     samples: u64,
     /// How long it will take.
@@ -109,7 +113,8 @@ struct Run {
 
 impl Run {
     fn new(subject: Subject, experiment: Experiment, samples: u64) -> Self {
-        let mut batch = Batch::new(experiment, subject);
+        let fixed = Box::new(rand::random());
+        let mut batch = Batch::new(experiment, subject, &fixed);
         let samples = match subject {
             Subject::Engine(Engine::Avx512 | Engine::Avx2) => samples,
             _ => samples.min(FEW),
@@ -117,18 +122,20 @@ impl Run {
         let mut first = Vec::with_capacity(FIRST);
         let time = crate::aead::nanoseconds(|| first.extend((0..FIRST).map(|_| batch.sample().1)));
         let seconds = time * 1e-9 / FIRST as f64 * samples as f64;
-        Self { subject, experiment, test: Test::new(first), samples, seconds }
+        Self { subject, experiment, fixed, test: Test::new(first), samples, seconds }
     }
 
     fn finish(mut self) -> Row {
         let Self { subject, experiment, samples, .. } = self;
         let title = format!("{:<9}{:<5}{:<10}", subject.name(), experiment.op(), experiment.secret.name());
+        // Side by side, so that each has pages of its own.
+        let mut batches: Vec<_> = (0..PLACES).map(|_| Batch::new(experiment, subject, &self.fixed)).collect();
         let mut done = 0;
         while done < samples {
             status(&format!("{title}{:>3} %  |t| {:.2}", done * 100 / samples, self.test.t()));
             let count = LAYOUT.min(samples - done);
-            elsewhere(rand::random_range(0..64), &mut || {
-                let mut batch = Batch::new(experiment, subject);
+            let batch = &mut batches[rand::random_range(0..PLACES)];
+            elsewhere(rand::random_range(0..STACKS), &mut || {
                 for _ in 0..count {
                     let (class, time) = batch.sample();
                     self.test.push(class, time);
@@ -156,7 +163,7 @@ fn elsewhere(depth: usize, work: &mut dyn FnMut()) {
     if depth == 0 {
         return work();
     }
-    let mut room = [0_u8; 80];
+    let mut room = [0_u8; 4176];
     std::hint::black_box(&mut room);
     elsewhere(depth - 1, work);
     std::hint::black_box(&mut room);

@@ -9,9 +9,9 @@ use crate::aead::{Frames, nanoseconds};
 /// What may not show in the time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Secret {
-    /// The key: zeros or random.
+    /// The key: fixed or random.
     Key,
-    /// The plaintexts: zeros or random.
+    /// The plaintexts: fixed or random.
     Text,
     /// Forged tags: the first byte is wrong or the last.
     Tag,
@@ -85,27 +85,33 @@ const LEN: usize = 100;
 /// The longest secret: the tags of all packets.
 const LONGEST: usize = PACKETS * TAG_LEN;
 
+/// The texts of the fixed class, and in their first bytes its key. They are drawn once for an experiment; zeros are not
+/// like other values to a processor, which may spare itself work that no program asks for.
+pub type Fixed = [[u8; LEN]; PACKETS];
+
 /// A batch in always the same memory, whatever the class; each batch's memory lies elsewhere.
 pub struct Batch {
     _gap: Vec<u8>,
     experiment: Experiment,
     subject: Subject,
+    fixed: Fixed,
     rng: SmallRng,
     key: Key,
     texts: Frames,
     sealed: Frames,
     opened: Frames,
-    /// For a leak: the secret itself, or the bits of the tags that are wrong.
+    /// For a leak: how the secret differs from the fixed one, or the bits of the tags that are wrong.
     shown: [u8; LONGEST],
 }
 
 impl Batch {
-    pub fn new(experiment: Experiment, subject: Subject) -> Self {
+    pub fn new(experiment: Experiment, subject: Subject, fixed: &Fixed) -> Self {
         let frames = || Frames::new(PACKETS, 0);
         Self {
             _gap: vec![0; rand::random_range(0..100_000)],
             experiment,
             subject,
+            fixed: *fixed,
             rng: SmallRng::from_rng(&mut rand::rng()),
             key: Key::new(&[0; 32]),
             texts: frames(),
@@ -126,23 +132,18 @@ impl Batch {
 
     /// The same steps for both classes: no branch here may teach the processor which one it is.
     fn prepare(&mut self, class: usize) {
-        let random = 0_u8.wrapping_sub(class as u8);
         self.shown = [0; LONGEST];
         match self.experiment.secret {
             Secret::Key => {
                 let mut bytes = [0; 32];
                 self.rng.fill_bytes(&mut bytes);
-                for byte in &mut bytes {
-                    *byte &= random;
-                }
-                self.shown[..32].copy_from_slice(&bytes);
+                choose(class, &mut bytes, &self.fixed[0], &mut self.shown);
                 self.key = Key::new(&bytes);
             }
             Secret::Text => {
-                for text in self.texts.iter_mut() {
+                for (text, fixed) in self.texts.iter_mut().zip(&self.fixed) {
                     self.rng.fill_bytes(&mut text[..LEN]);
-                    text[..LEN].iter_mut().for_each(|byte| *byte &= random);
-                    self.shown[..LEN].copy_from_slice(&text[..LEN]);
+                    choose(class, &mut text[..LEN], fixed, &mut self.shown);
                 }
             }
             Secret::Tag | Secret::Lane => {}
@@ -203,6 +204,15 @@ impl Batch {
     }
 }
 
+/// Keeps random bytes in class 1, takes fixed ones in class 0, and shows how they differ from these.
+fn choose(class: usize, bytes: &mut [u8], fixed: &[u8], shown: &mut [u8]) {
+    let random = 0_u8.wrapping_sub(class as u8);
+    for ((byte, fixed), shown) in bytes.iter_mut().zip(fixed).zip(shown) {
+        *shown = (*byte ^ fixed) & random;
+        *byte = fixed ^ *shown;
+    }
+}
+
 /// Other work, the same for both classes, so that the preparation is over when the clock is read. It handles secrets, too,
 /// and what of it is still under way at that time made a difference of up to a cycle, now to one side, now to the other,
 /// with where frames and stack happened to lie.
@@ -230,7 +240,7 @@ mod tests {
     /// Which packets of a class are authentic.
     fn opened(secret: Secret, class: usize) -> Vec<bool> {
         let experiment = Experiment { opens: true, secret };
-        let mut batch = Batch::new(experiment, Subject::Engine(Engine::Ring));
+        let mut batch = Batch::new(experiment, Subject::Engine(Engine::Ring), &[[7; LEN]; PACKETS]);
         batch.prepare(class);
         let jobs = batch.sealed.iter().zip(batch.opened.iter_mut()).enumerate();
         let mut jobs: Vec<_> = jobs
@@ -261,7 +271,7 @@ mod tests {
     #[test]
     fn classes_differ_in_the_secret() {
         for experiment in Experiment::ALL {
-            let mut batch = Batch::new(experiment, Subject::Leak(Engine::Ring));
+            let mut batch = Batch::new(experiment, Subject::Leak(Engine::Ring), &[[7; LEN]; PACKETS]);
             let mut first_difference = |class| {
                 batch.prepare(class);
                 batch.shown.iter().position(|byte| *byte != 0)
