@@ -1,5 +1,8 @@
 //! Which packets of each flow arrived, how often, and in which order.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 /// Sequence numbers from here on are damage, not packets: no trial is that long.
 const LARGEST_SEQUENCE: u32 = 1 << 28;
 
@@ -37,6 +40,8 @@ struct Flow {
     next: u32,
     /// One bit for each sequence number.
     arrived: Vec<u64>,
+    /// Sequence numbers as they arrived: those that came one after another together.
+    runs: Vec<Range<u32>>,
 }
 
 impl Account {
@@ -68,6 +73,25 @@ impl Account {
         self.received += u64::from(arrival != Arrival::Duplicate);
         arrival
     }
+
+    /// The reorder density of RFC 5236: how many packets arrived by so many places early (below 0), late
+    /// (above 0) or in their place. A packet's place has the sequence number that would arrive there if none of
+    /// those that did arrive had overtaken another. What arrives before the trial ends counts as arrived,
+    /// however late: the threshold of displacement is as long as the trial.
+    pub fn density(&self) -> BTreeMap<i64, u64> {
+        let mut density = BTreeMap::new();
+        if self.reordered == 0 {
+            density.insert(0, self.received);
+            return density;
+        }
+        for flow in &self.flows {
+            let arrivals = flow.runs.iter().cloned().flatten();
+            for (place, sequence) in flow.places().zip(arrivals) {
+                *density.entry(i64::from(place) - i64::from(sequence)).or_default() += 1;
+            }
+        }
+        density
+    }
 }
 
 impl Flow {
@@ -80,11 +104,22 @@ impl Flow {
             return Arrival::Duplicate;
         }
         self.arrived[word] |= bit;
+        match self.runs.last_mut() {
+            Some(run) if run.end == sequence => run.end += 1,
+            _ => self.runs.push(sequence..sequence + 1),
+        }
         if sequence < self.next {
             return Arrival::Reordered;
         }
         self.next = sequence + 1;
         Arrival::InOrder
+    }
+
+    /// The sequence numbers that arrived, in order.
+    fn places(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.arrived).flat_map(|(word, bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
+        })
     }
 
     /// How many later packets have arrived.
@@ -138,6 +173,26 @@ mod tests {
                 account.arrive(0, *sequence);
             }
             assert_eq!(account.extent, extent, "{arrivals:?}");
+        }
+    }
+
+    #[test]
+    fn the_density_has_every_packet_at_its_displacement() {
+        for (arrivals, density) in [
+            (vec![], vec![(0, 0)]),
+            (vec![0, 1, 2, 5], vec![(0, 4)]),
+            // A late packet, an early one, one that is lost (2), and some that come twice.
+            (vec![1, 2, 4, 5, 3, 6], vec![(-1, 2), (0, 3), (2, 1)]),
+            (vec![1, 5, 2, 3, 4, 6], vec![(-3, 1), (0, 2), (1, 3)]),
+            (vec![1, 3, 5, 4, 6], vec![(-1, 1), (0, 3), (1, 1)]),
+            (vec![1, 3, 2, 3, 2, 64, 63], vec![(-1, 2), (0, 1), (1, 2)]),
+            (vec![0, 200, 63, 64, 70], vec![(-137, 1), (0, 1), (1, 1), (6, 1), (130, 1)]),
+        ] {
+            let mut account = Account::new(2);
+            for sequence in &arrivals {
+                account.arrive(1, *sequence);
+            }
+            assert_eq!(account.density().into_iter().collect::<Vec<_>>(), density, "{arrivals:?}");
         }
     }
 

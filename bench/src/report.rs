@@ -1,5 +1,6 @@
 //! What is found, as JSON objects and as text.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -66,6 +67,8 @@ pub struct Observed {
     pub reordered: u64,
     /// Most packets of a flow that overtook one.
     pub reordering_extent: u64,
+    /// How many packets arrived by so many places early (below 0) or late (above 0) in their flow (RFC 5236).
+    pub reorder_density: BTreeMap<i64, u64>,
     /// Packets that arrived more than once.
     pub duplicates: u64,
     /// Packets that the sink lost, not the gateway.
@@ -148,6 +151,7 @@ impl Observed {
             loss: measured.loss(),
             reordered: account.reordered,
             reordering_extent: account.extent,
+            reorder_density: account.density(),
             duplicates: account.duplicates,
             sink_lost: measured.sink_lost,
             latency: Latency::new(&measured.latency),
@@ -179,8 +183,11 @@ impl Observed {
             let Latency { p50, p99, p99_9, .. } = latency;
             format!("  {name} p50 {p50:.0} us, p99 {p99:.0} us, p99.9 {p99_9:.0} us\n")
         };
+        let density: Vec<_> =
+            self.reorder_density.iter().map(|(by, count)| format!("{by:+}: {count}")).collect();
         format!(
-            "  sent {} of {}, received {}, loss {:.3} %\n  reordered {} (by {} at most), duplicates {}\n{}{}",
+            "  sent {} of {}, received {}, loss {:.3} %\n  reordered {} (by {} at most), duplicates {}\n  \
+             packets by displacement {}\n{}{}",
             self.sent,
             self.offered,
             self.received,
@@ -188,6 +195,7 @@ impl Observed {
             self.reordered,
             self.reordering_extent,
             self.duplicates,
+            density.join(", "),
             times("latency", &self.latency),
             times("generator late by", &self.lateness),
         )

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::figures::Results;
 use super::machine::Begun;
-use super::report::Output;
+use super::options::Common;
 use super::{aead, handshake, latency, line_rate, pipeline, stand, tcp};
 use crate::lab;
 use crate::progress::Progress;
@@ -13,14 +13,8 @@ use crate::progress::Progress;
 /// Options of `cargo xtask bench all`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Fewer sizes, systems and repetitions, in less than ten minutes
-    #[arg(long)]
-    quick: bool,
     #[command(flatten)]
-    output: Output,
-    /// Only the part that needs root: everything is installed and built
-    #[arg(long, hide = true)]
-    pub(super) lab_only: bool,
+    pub(super) common: Common,
 }
 
 /// Installs and builds what all parts need.
@@ -29,7 +23,7 @@ pub struct Options {
 /// It cannot be had here, or does not compile.
 pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
     lab::prepare(progress)?;
-    stand::prepare(&stand::names(&[], options.quick), progress)?;
+    stand::prepare(&options.common.names(), progress)?;
     handshake::prepare(progress)?;
     // The last to build the `bench` package, as it wants a feature of it.
     aead::prepare(progress)
@@ -45,7 +39,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
     let mut failed = Vec::new();
     for (name, part) in PARTS {
         progress.step(format!("bench {name}"));
-        match part(options.quick, progress) {
+        match part(&options.common, progress) {
             Ok(found) => results.add(found),
             Err(error) => {
                 progress.step(format!("{name} failed: {error:#}"));
@@ -54,24 +48,24 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
             }
         }
     }
-    options.output.show(begun, results)?;
+    options.common.output.show(begun, results)?;
     ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
 
-/// A part's name and what it runs, quickly or not.
-type Part = (&'static str, fn(bool, Progress) -> Result<Results>);
+/// A part's name and what it runs.
+type Part = (&'static str, fn(&Common, Progress) -> Result<Results>);
 
 const PARTS: [Part; 6] = [
-    ("line-rate", |quick, progress| line_rate::run(&line_rate::Options::of(quick), progress)),
-    ("latency", |quick, progress| latency::run(&latency::Options::of(quick), progress)),
-    ("tcp", |quick, progress| tcp::run(&tcp::Options::of(quick, Some(tcp::Cable::Affordable)), progress)),
-    ("pipeline", pipeline::measure),
-    ("aead", |quick, progress| {
-        aead::measure(if quick { &["--size", "64", "--size", "1424"] } else { &[] }, progress)
+    ("line-rate", |common, progress| line_rate::run(&line_rate::Options::of(common), progress)),
+    ("latency", |common, progress| latency::run(&latency::Options::of(common), progress)),
+    ("tcp", |common, progress| tcp::run(&tcp::Options::of(common, Some(tcp::Cable::Affordable)), progress)),
+    ("pipeline", |common, progress| pipeline::measure(common.quick, progress)),
+    ("aead", |common, progress| {
+        aead::measure(if common.quick { &["--size", "64", "--size", "1424"] } else { &[] }, progress)
     }),
-    ("handshake", |quick, progress| {
-        let (rounds, seconds) = if quick { (1, 2) } else { (3, 5) };
+    ("handshake", |common, progress| {
+        let (rounds, seconds) = if common.quick { (1, 2) } else { (common.rounds, 5) };
         handshake::measure(handshake::Length { rounds, seconds }, &handshake::OTHERS, progress)
     }),
 ];

@@ -34,8 +34,8 @@ pub struct Options {
 
 impl Options {
     /// Those of a part of `bench all`.
-    pub fn of(quick: bool) -> Self {
-        Self { sizes: Vec::new(), common: Common::of(quick) }
+    pub fn of(common: &Common) -> Self {
+        Self { sizes: Vec::new(), common: common.clone() }
     }
 
     fn sizes(&self) -> Vec<String> {

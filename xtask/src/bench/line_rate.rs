@@ -37,8 +37,8 @@ pub struct Options {
 
 impl Options {
     /// Those of a part of `bench all`.
-    pub fn of(quick: bool) -> Self {
-        Self { sizes: Vec::new(), common: Common::of(quick) }
+    pub fn of(common: &Common) -> Self {
+        Self { sizes: Vec::new(), common: common.clone() }
     }
 }
 
@@ -135,9 +135,10 @@ impl Turn<'_> {
             }
             let [ndr, pdr] = [0, 1].map(|goal| report.goals.get(goal).map_or(0, |rate| rate.pps));
             let at_pdr = report.goals.get(1).and_then(|rate| rate.trial.as_ref());
-            if let Some(Trial { reordered, reordering_extent, .. }) = at_pdr {
+            if let Some(trial @ Trial { reordered, reordering_extent, .. }) = at_pdr {
                 samples.add(&name, "reordered at pdr", size, "packets", *reordered as f64);
                 samples.add(&name, "reordering extent at pdr", size, "packets", *reordering_extent as f64);
+                samples.add(&name, "displaced at pdr", size, "%", 100.0 * trial.displaced());
             }
             self.progress.step(format!("  {name}: ndr {ndr}, pdr {pdr} packets/s, {} trials", report.trials));
 

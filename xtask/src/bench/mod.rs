@@ -63,7 +63,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Aead(options) => aead::run(options, progress),
         Bench::ConstantTime(options) => constant_time::run(options, progress),
         Bench::All(options) => {
-            if !options.lab_only {
+            if !options.common.lab_only {
                 all::prepare(options, progress)?;
             }
             elevate::do_as_root(|| all::run(options, progress))

@@ -12,9 +12,9 @@ pub struct Common {
     #[arg(long = "system", value_name = "SYSTEM")]
     pub systems: Vec<Name>,
     /// Times that each system is measured
-    #[arg(long, default_value_t = Self::ROUNDS)]
+    #[arg(long, default_value_t = 3)]
     pub rounds: u32,
-    /// Fewer sizes and systems, one round, short trials: less than five minutes
+    /// Fewer sizes and systems, one round, short trials: all benchmarks in less than ten minutes
     #[arg(long)]
     pub quick: bool,
     #[command(flatten)]
@@ -25,14 +25,6 @@ pub struct Common {
 }
 
 impl Common {
-    const ROUNDS: u32 = 3;
-
-    /// Those of a part of `bench all`.
-    pub fn of(quick: bool) -> Self {
-        let (systems, output) = (Vec::new(), Output::default());
-        Self { systems, rounds: Self::ROUNDS, quick, output, lab_only: true }
-    }
-
     /// The systems to measure.
     pub fn names(&self) -> Vec<Name> {
         stand::names(&self.systems, self.quick)

@@ -56,8 +56,8 @@ impl FromStr for Cable {
 
 impl Options {
     /// Those of a part of `bench all`.
-    pub fn of(quick: bool, shape: Option<Cable>) -> Self {
-        Self { shape, common: Common::of(quick) }
+    pub fn of(common: &Common, shape: Option<Cable>) -> Self {
+        Self { shape, common: common.clone() }
     }
 
     /// The systems that it measures. null carries no TCP.

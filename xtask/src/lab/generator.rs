@@ -1,5 +1,6 @@
 //! The UDP generator of the `bench` package, from LAN host to LAN host.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -85,12 +86,22 @@ pub struct Trial {
     pub reordered: u64,
     /// Most packets of a flow that overtook one.
     pub reordering_extent: u64,
+    /// How many packets arrived by so many places early (below 0) or late (above 0) in their flow (RFC 5236).
+    pub reorder_density: BTreeMap<i64, u64>,
     /// One-way latency from the time when a packet was to be sent.
     pub latency: Latency,
     /// How much later than that packets were sent.
     pub lateness: Latency,
     /// CPU time of the whole machine meanwhile.
     pub cpu: Cpu,
+}
+
+impl Trial {
+    /// The share of the packets that arrived which were early or late in their flow, from 0 to 1.
+    pub fn displaced(&self) -> f64 {
+        let in_place = self.reorder_density.get(&0).copied().unwrap_or_default();
+        (self.received - in_place) as f64 / self.received.max(1) as f64
+    }
 }
 
 /// A distribution of times in microseconds.

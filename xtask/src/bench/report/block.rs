@@ -76,7 +76,7 @@ impl<'a> Block<'a> {
     pub fn less_is_better(&self) -> bool {
         const COSTS: [&str; 9] =
             ["ns", "us", "ms", "ns/packet", "CPUs", "% of a CPU", "KiB", "MiB", "replies"];
-        const FAULTS: [&str; 5] = ["loss", "lost", "reorder", "duplicate", "retransmitted"];
+        const FAULTS: [&str; 6] = ["loss", "lost", "reorder", "displaced", "duplicate", "retransmitted"];
         COSTS.contains(&self.unit) || FAULTS.iter().any(|fault| self.measure.contains(fault))
     }
 
