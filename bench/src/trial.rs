@@ -7,14 +7,15 @@ use forwarder::clock::{Boottime, boottime};
 use hdrhistogram::Histogram;
 
 use crate::account::{Account, Arrival};
-use crate::cpu::CpuSeconds;
+use crate::cpu::{CpuSeconds, Reading};
 use crate::packet::Stamp;
 use crate::sender::Sender;
 use crate::sink::Sink;
 
 /// Sender and sink take turns on one thread and sleep in between: each wakeup serves both, and the
-/// gateways have the core meanwhile.
-pub const TURN: Duration = Duration::from_micros(500);
+/// gateways have the core meanwhile. No clock tick of a kernel is a multiple of it: it would always meet the same part of a
+/// turn, and take it for all of it.
+pub const TURN: Duration = Duration::from_micros(487);
 /// A warm-up is half as long as the trial, within these bounds.
 const WARM_UP: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// The trial is over when nothing has arrived for this long after the last packet was sent.
@@ -78,7 +79,7 @@ pub fn run(
             latency.saturating_record(at.since(stamp.sent).as_nanos() as u64);
         }
     };
-    let (start, cpu_before) = (boottime(), CpuSeconds::now()?);
+    let (start, cpu_before) = (boottime(), Reading::now()?);
     sender.start(counted, start);
     turns(start, duration, shape.tick, |elapsed| {
         sender.send_due(elapsed, rate);
@@ -89,7 +90,7 @@ pub fn run(
         sender.send_due(duration, rate);
         sink.drain(&mut arrived);
     });
-    let cpu = CpuSeconds::now()?.since(cpu_before);
+    let cpu = Reading::now()?.since(cpu_before);
     drain(sink, arrived);
 
     let (offered, lateness) = (shape.due(duration, rate), sender.lateness().clone());

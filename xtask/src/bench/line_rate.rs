@@ -188,7 +188,7 @@ impl Turn<'_> {
         let load = self.stand.load(size, self.effort.cpu_seconds);
         let trial = self.stand.with(system, |_| self.stand.generator().offer(load, pps))?;
         let cpus = |seconds: f64| seconds / load.seconds;
-        let own = cpus(trial.cpu.total()) - baseline;
+        let own = cpus(trial.cpu.busy) - baseline;
         for (kind, seconds) in
             [("user", trial.cpu.user), ("system", trial.cpu.system), ("softirq", trial.cpu.softirq)]
         {

@@ -217,7 +217,7 @@ impl Stand {
     /// # Errors
     /// It fails.
     pub fn baseline(&self, load: Load, pps: u64) -> Result<f64> {
-        Ok(generator::offer_alone(&self.program, load, pps)?.cpu.total() / load.seconds)
+        Ok(generator::offer_alone(&self.program, load, pps)?.cpu.busy / load.seconds)
     }
 
     /// Looks for the null system's best settings, if it is among the systems, and prints what it tried.

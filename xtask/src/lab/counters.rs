@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::Netns;
@@ -144,29 +144,26 @@ fn parse_status(status: &str) -> Result<Memory> {
     Ok(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
 }
 
-/// Seconds that the machine's CPUs were busy since boot, all of them together.
+/// Seconds that the machine's CPUs were busy since boot, all of them together: those that they were not idle, which
+/// kernels know by their clock. Who was busy they guess once a clock tick.
 ///
 /// # Errors
 /// /proc is not mounted.
 pub fn cpu_seconds() -> Result<f64> {
-    parse_stat(&fs::read_to_string("/proc/stat")?)
+    parse_stat(&fs::read_to_string("/proc/stat")?, &fs::read_to_string("/proc/uptime")?)
 }
 
 /// Clock ticks a second of every figure that the kernel shows (`USER_HZ`).
 const USER_HZ: f64 = 100.0;
 
-fn parse_stat(stat: &str) -> Result<f64> {
-    let all = stat.lines().find_map(|line| line.strip_prefix("cpu ")).context("no CPU in /proc/stat")?;
-    let ticks: Vec<f64> = all.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+fn parse_stat(stat: &str, uptime: &str) -> Result<f64> {
+    let uptime: f64 = uptime.split(' ').next().context("no time in /proc/uptime")?.parse()?;
+    let mut cpus = stat.lines().filter(|line| line.starts_with("cpu"));
+    let all = cpus.next().context("no CPU in /proc/stat")?;
+    let ticks: Vec<f64> = all.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
     // user, nice, system, idle, iowait, irq, softirq, steal: proc(5).
-    Ok(ticks
-        .iter()
-        .take(7)
-        .enumerate()
-        .filter(|(at, _)| !matches!(at, 3 | 4))
-        .map(|(_, ticks)| ticks)
-        .sum::<f64>()
-        / USER_HZ)
+    let [_, _, _, idle, iowait, _, _, steal, ..] = ticks[..] else { bail!("too few figures in /proc/stat") };
+    Ok(cpus.count() as f64 * uptime - (idle + iowait + steal) / USER_HZ)
 }
 
 #[cfg(test)]
@@ -199,7 +196,9 @@ mod tests {
 
     #[test]
     fn idle_time_is_not_busy_time() {
-        let seconds = parse_stat("cpu  100 0 200 9999 9999 0 300 0 0 0\ncpu0 1\n").expect("valid");
-        assert!((seconds - 6.0).abs() < 1e-9);
+        let stat = "cpu  100 0 200 300 40 0 300 50 0 0\ncpu0 1\ncpu1 1\nctxt 7\n";
+        let seconds = parse_stat(stat, "5.50 3.00\n").expect("valid");
+        assert!((seconds - 7.1).abs() < 1e-9, "of 11 s");
+        assert!(parse_stat("cpu  1 2 3\n", "5.50 3.00\n").is_err());
     }
 }
