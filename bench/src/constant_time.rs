@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::status::status;
 use forwarder::aead::{Engine, Unusable};
-use secret::{Batch, Experiment, Fixed, Subject};
+use secret::{Batch, Experiment, Subject};
 use welch::Test;
 
 /// Options of `bench constant-time`.
@@ -104,7 +104,6 @@ fn is_library(engine: &str) -> bool {
 struct Run {
     subject: Subject,
     experiment: Experiment,
-    fixed: Box<Fixed>,
     test: Test,
     samples: u64,
     /// How long it will take.
@@ -113,8 +112,7 @@ struct Run {
 
 impl Run {
     fn new(subject: Subject, experiment: Experiment, samples: u64) -> Self {
-        let fixed = Box::new(rand::random());
-        let mut batch = Batch::new(experiment, subject, &fixed);
+        let mut batch = Batch::new(experiment, subject);
         let samples = match subject {
             Subject::Engine(Engine::Avx512 | Engine::Avx2) => samples,
             _ => samples.min(FEW),
@@ -122,14 +120,14 @@ impl Run {
         let mut first = Vec::with_capacity(FIRST);
         let time = crate::aead::nanoseconds(|| first.extend((0..FIRST).map(|_| batch.sample().1)));
         let seconds = time * 1e-9 / FIRST as f64 * samples as f64;
-        Self { subject, experiment, fixed, test: Test::new(first), samples, seconds }
+        Self { subject, experiment, test: Test::new(first), samples, seconds }
     }
 
     fn finish(mut self) -> Row {
         let Self { subject, experiment, samples, .. } = self;
         let title = format!("{:<9}{:<5}{:<10}", subject.name(), experiment.op(), experiment.secret.name());
         // Side by side, so that each has pages of its own.
-        let mut batches: Vec<_> = (0..PLACES).map(|_| Batch::new(experiment, subject, &self.fixed)).collect();
+        let mut batches: Vec<_> = (0..PLACES).map(|_| Batch::new(experiment, subject)).collect();
         let mut done = 0;
         while done < samples {
             status(&format!("{title}{:>3} %  |t| {:.2}", done * 100 / samples, self.test.t()));

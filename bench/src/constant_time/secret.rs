@@ -85,16 +85,14 @@ const LEN: usize = 100;
 /// The longest secret: the tags of all packets.
 const LONGEST: usize = PACKETS * TAG_LEN;
 
-/// The texts of the fixed class, and in their first bytes its key. They are drawn once for an experiment; zeros are not
-/// like other values to a processor, which may spare itself work that no program asks for.
-pub type Fixed = [[u8; LEN]; PACKETS];
-
-/// A batch in always the same memory, whatever the class; each batch's memory lies elsewhere.
+/// A batch in always the same memory, whatever the class; each batch's memory lies elsewhere, and each has a fixed secret
+/// of its own.
 pub struct Batch {
     _gap: Vec<u8>,
     experiment: Experiment,
     subject: Subject,
-    fixed: Fixed,
+    /// The texts of the fixed class, and in their first bytes its key.
+    fixed: [[u8; LEN]; PACKETS],
     rng: SmallRng,
     key: Key,
     texts: Frames,
@@ -105,13 +103,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(experiment: Experiment, subject: Subject, fixed: &Fixed) -> Self {
+    pub fn new(experiment: Experiment, subject: Subject) -> Self {
         let frames = || Frames::new(PACKETS, 0);
         Self {
             _gap: vec![0; rand::random_range(0..100_000)],
             experiment,
             subject,
-            fixed: *fixed,
+            fixed: rand::random(),
             rng: SmallRng::from_rng(&mut rand::rng()),
             key: Key::new(&[0; 32]),
             texts: frames(),
@@ -240,7 +238,7 @@ mod tests {
     /// Which packets of a class are authentic.
     fn opened(secret: Secret, class: usize) -> Vec<bool> {
         let experiment = Experiment { opens: true, secret };
-        let mut batch = Batch::new(experiment, Subject::Engine(Engine::Ring), &[[7; LEN]; PACKETS]);
+        let mut batch = Batch::new(experiment, Subject::Engine(Engine::Ring));
         batch.prepare(class);
         let jobs = batch.sealed.iter().zip(batch.opened.iter_mut()).enumerate();
         let mut jobs: Vec<_> = jobs
@@ -271,7 +269,7 @@ mod tests {
     #[test]
     fn classes_differ_in_the_secret() {
         for experiment in Experiment::ALL {
-            let mut batch = Batch::new(experiment, Subject::Leak(Engine::Ring), &[[7; LEN]; PACKETS]);
+            let mut batch = Batch::new(experiment, Subject::Leak(Engine::Ring));
             let mut first_difference = |class| {
                 batch.prepare(class);
                 batch.shown.iter().position(|byte| *byte != 0)

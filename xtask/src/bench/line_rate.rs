@@ -58,7 +58,7 @@ impl Effort {
             let search = Search { repeats: 1, trials: 30, ..search };
             return Self { rounds: 1, seconds: 0.4, cpu_seconds: 1.0, search };
         }
-        Self { rounds: options.common.rounds, seconds: 1.0, cpu_seconds: 3.0, search }
+        Self { rounds: options.common.rounds, seconds: 0.5, cpu_seconds: 3.0, search }
     }
 }
 
