@@ -85,8 +85,10 @@ impl Account {
             return density;
         }
         for flow in &self.flows {
-            let arrivals = flow.runs.iter().cloned().flatten();
-            for (place, sequence) in flow.places().zip(arrivals) {
+            let arrivals: Vec<u32> = flow.runs.iter().cloned().flatten().collect();
+            let mut places = arrivals.clone();
+            places.sort_unstable();
+            for (place, sequence) in places.into_iter().zip(arrivals) {
                 *density.entry(i64::from(place) - i64::from(sequence)).or_default() += 1;
             }
         }
@@ -113,13 +115,6 @@ impl Flow {
         }
         self.next = sequence + 1;
         Arrival::InOrder
-    }
-
-    /// The sequence numbers that arrived, in order.
-    fn places(&self) -> impl Iterator<Item = u32> {
-        (0..).zip(&self.arrived).flat_map(|(word, bits)| {
-            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit)
-        })
     }
 
     /// How many later packets have arrived.

@@ -1,7 +1,6 @@
 //! `cargo xtask bench all`: every benchmark, one after another, and one report.
 
 use anyhow::{Result, ensure};
-use clap::Args;
 
 use super::figures::Results;
 use super::machine::Begun;
@@ -10,20 +9,13 @@ use super::{aead, handshake, latency, line_rate, pipeline, stand, tcp};
 use crate::lab;
 use crate::progress::Progress;
 
-/// Options of `cargo xtask bench all`.
-#[derive(Args, Clone, Debug)]
-pub struct Options {
-    #[command(flatten)]
-    pub(super) common: Common,
-}
-
 /// Installs and builds what all parts need.
 ///
 /// # Errors
 /// It cannot be had here, or does not compile.
-pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
+pub fn prepare(options: &Common, progress: Progress) -> Result<()> {
     lab::prepare(progress)?;
-    stand::prepare(&options.common.names(), progress)?;
+    stand::prepare(&options.names(), progress)?;
     handshake::prepare(progress)?;
     // The last to build the `bench` package, as it wants a feature of it.
     aead::prepare(progress)
@@ -33,13 +25,13 @@ pub fn prepare(options: &Options, progress: Progress) -> Result<()> {
 ///
 /// # Errors
 /// A part failed, or a file cannot be written.
-pub fn run(options: &Options, progress: Progress) -> Result<()> {
+pub fn run(options: &Common, progress: Progress) -> Result<()> {
     let begun = Begun::now()?;
     let mut results = Results::default();
     let mut failed = Vec::new();
     for (name, part) in PARTS {
         progress.step(format!("bench {name}"));
-        match part(&options.common, progress) {
+        match part(options, progress) {
             Ok(found) => results.add(found),
             Err(error) => {
                 progress.step(format!("{name} failed: {error:#}"));
@@ -48,7 +40,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
             }
         }
     }
-    options.common.output.show(begun, results)?;
+    options.output.show(begun, results)?;
     ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }

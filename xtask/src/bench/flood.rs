@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::lab::gateway::{Counters, Gateway};
 use crate::lab::generator::{Generator, Load};
 use crate::lab::{self, Lab, Wire, counters};
 use crate::progress::Progress;
-use crate::workspace;
+use crate::{json, workspace};
 
 /// Percentage of the lossless rate that the tunnel is offered.
 const OFFERED: u64 = 90;
@@ -141,8 +141,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
     let report = Report { offered_pps, flood_pps: options.rate, floods: figures };
     print!("{}", report.table());
     if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+        json::write(path, &report)?;
     }
     report.verdict()
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Run as _;
+use crate::lab::counters::CpuTime;
 use crate::workspace;
 
 /// Cores that the lab wants: two gateways, the generator with its sink, and everything else.
@@ -46,7 +47,7 @@ pub struct Machine {
 #[derive(Debug)]
 pub struct Begun {
     machine: Machine,
-    ticks: Ticks,
+    cpu: CpuTime,
 }
 
 impl Begun {
@@ -71,7 +72,7 @@ impl Begun {
             load: load.split(' ').next().context("an empty /proc/loadavg")?.parse()?,
             versions: versions()?,
         };
-        Ok(Self { machine, ticks: Ticks::read()? })
+        Ok(Self { machine, cpu: CpuTime::now()? })
     }
 
     /// The machine, and what of it makes the figures untrue.
@@ -79,8 +80,8 @@ impl Begun {
     /// # Errors
     /// /proc is not mounted.
     pub fn end(self) -> Result<(Machine, Vec<String>)> {
-        let stolen = Ticks::read()?.stolen_since(self.ticks);
-        let warnings = warnings(&self.machine, stolen);
+        let passed = CpuTime::now()?.since(self.cpu);
+        let warnings = warnings(&self.machine, passed.stolen / passed.all);
         Ok((self.machine, warnings))
     }
 }
@@ -174,31 +175,6 @@ fn read(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
-/// CPU time since boot, in clock ticks.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Ticks {
-    all: f64,
-    stolen: f64,
-}
-
-impl Ticks {
-    fn read() -> Result<Self> {
-        Self::parse(&fs::read_to_string("/proc/stat")?).context("no CPU in /proc/stat")
-    }
-
-    /// user, nice, system, idle, iowait, irq, softirq, steal: proc(5).
-    fn parse(stat: &str) -> Option<Self> {
-        let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let ticks: Vec<f64> = all.split_whitespace().take(8).filter_map(|ticks| ticks.parse().ok()).collect();
-        Some(Self { all: ticks.iter().sum(), stolen: *ticks.get(7)? })
-    }
-
-    fn stolen_since(self, earlier: Self) -> f64 {
-        let all = self.all - earlier.all;
-        if all > 0.0 { (self.stolen - earlier.stolen) / all } else { 0.0 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,16 +206,6 @@ mod tests {
         for part in ["2 cores of the 4", "took 2.0 %", "load average 4.00", "powersave", "SMT"] {
             assert!(text.iter().any(|text| text.contains(part)), "{part}: {text:?}");
         }
-    }
-
-    #[test]
-    fn stolen_time_is_a_share() {
-        let parse = |stat| Ticks::parse(stat).expect("valid");
-        let before = parse("cpu  100 0 100 100 0 0 0 0 7 7\ncpu0 1\n");
-        let after = parse("cpu  150 0 100 120 0 0 0 30 9 9\ncpu0 1\n");
-        assert!((after.stolen_since(before) - 0.3).abs() < 1e-9);
-        assert!(before.stolen_since(before).abs() < 1e-9);
-        assert_eq!(Ticks::parse("intr 5\n"), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum Bench {
     /// What encryption costs, beside other implementations
     Aead(aead::Options),
     /// All that measures speed, and one report
-    All(all::Options),
+    All(Common),
     /// Whether the time of encryption shows secrets, by dudect's method
     ConstantTime(constant_time::Options),
     /// What a tunnel keeps under four floods of handshake messages, beside a flood to a port nobody owns
@@ -63,7 +63,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Aead(options) => aead::run(options, progress),
         Bench::ConstantTime(options) => constant_time::run(options, progress),
         Bench::All(options) => {
-            if !options.common.lab_only {
+            if !options.lab_only {
                 all::prepare(options, progress)?;
             }
             elevate::do_as_root(|| all::run(options, progress))

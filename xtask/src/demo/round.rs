@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::counters::{self, Link};
+use crate::lab::counters::{self, CpuTime, Link};
 use crate::lab::eavesdrop::Eavesdropper;
 use crate::lab::generator::{Generator, Load};
 use crate::lab::system::{Carried, Running, System};
@@ -90,11 +90,11 @@ fn ping(lab: &Lab, progress: Progress) -> Result<()> {
 }
 
 fn tcp(lab: &Lab, seconds: u32, progress: Progress) -> Result<([TcpRun; 2], f64)> {
-    let busy_before = counters::cpu_seconds()?;
+    let before = CpuTime::now()?;
     let watch = Stopwatch::start();
     let a_to_b = tcp_one_way(lab, [&lab.a, &lab.b], seconds, progress)?;
     let b_to_a = tcp_one_way(lab, [&lab.b, &lab.a], seconds, progress)?;
-    let cpus = (counters::cpu_seconds()? - busy_before) / watch.seconds();
+    let cpus = CpuTime::now()?.since(before).busy() / watch.seconds();
     Ok(([a_to_b, b_to_a], cpus))
 }
 

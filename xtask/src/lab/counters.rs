@@ -144,26 +144,58 @@ fn parse_status(status: &str) -> Result<Memory> {
     Ok(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
 }
 
-/// Seconds that the machine's CPUs were busy since boot, all of them together: those that they were not idle, which
-/// kernels know by their clock. Who was busy they guess once a clock tick.
-///
-/// # Errors
-/// /proc is not mounted.
-pub fn cpu_seconds() -> Result<f64> {
-    parse_stat(&fs::read_to_string("/proc/stat")?, &fs::read_to_string("/proc/uptime")?)
+/// Seconds of all CPUs together, since boot or in a while.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CpuTime {
+    /// All that there were.
+    pub all: f64,
+    /// Idle, with or without outstanding I/O. Kernels know it by their clock; who was busy they guess once a clock tick.
+    pub idle: f64,
+    /// Taken by the hypervisor for other machines.
+    pub stolen: f64,
 }
 
-/// Clock ticks a second of every figure that the kernel shows (`USER_HZ`).
-const USER_HZ: f64 = 100.0;
+impl CpuTime {
+    /// Those since boot.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn now() -> Result<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat")?, &fs::read_to_string("/proc/uptime")?)
+    }
 
-fn parse_stat(stat: &str, uptime: &str) -> Result<f64> {
-    let uptime: f64 = uptime.split(' ').next().context("no time in /proc/uptime")?.parse()?;
-    let mut cpus = stat.lines().filter(|line| line.starts_with("cpu"));
-    let all = cpus.next().context("no CPU in /proc/stat")?;
-    let ticks: Vec<f64> = all.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
-    // user, nice, system, idle, iowait, irq, softirq, steal: proc(5).
-    let [_, _, _, idle, iowait, _, _, steal, ..] = ticks[..] else { bail!("too few figures in /proc/stat") };
-    Ok(cpus.count() as f64 * uptime - (idle + iowait + steal) / USER_HZ)
+    /// What has passed since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            all: self.all - earlier.all,
+            idle: self.idle - earlier.idle,
+            stolen: self.stolen - earlier.stolen,
+        }
+    }
+
+    /// What this machine used.
+    pub fn busy(self) -> f64 {
+        self.all - self.idle - self.stolen
+    }
+
+    fn parse(stat: &str, uptime: &str) -> Result<Self> {
+        /// Clock ticks a second of every figure that the kernel shows (`USER_HZ`).
+        const USER_HZ: f64 = 100.0;
+        let uptime: f64 = uptime.split(' ').next().context("no time in /proc/uptime")?.parse()?;
+        let mut cpus = stat.lines().filter(|line| line.starts_with("cpu"));
+        let all = cpus.next().context("no CPU in /proc/stat")?;
+        let ticks: Vec<f64> = all.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
+        // user, nice, system, idle, iowait, irq, softirq, steal: proc(5).
+        let [_, _, _, idle, iowait, _, _, steal, ..] = ticks[..] else {
+            bail!("too few figures in /proc/stat")
+        };
+        Ok(Self {
+            all: cpus.count() as f64 * uptime,
+            idle: (idle + iowait) / USER_HZ,
+            stolen: steal / USER_HZ,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -195,10 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_not_busy_time() {
+    fn idle_and_stolen_time_is_not_busy_time() {
         let stat = "cpu  100 0 200 300 40 0 300 50 0 0\ncpu0 1\ncpu1 1\nctxt 7\n";
-        let seconds = parse_stat(stat, "5.50 3.00\n").expect("valid");
-        assert!((seconds - 7.1).abs() < 1e-9, "of 11 s");
-        assert!(parse_stat("cpu  1 2 3\n", "5.50 3.00\n").is_err());
+        let time = CpuTime::parse(stat, "5.50 3.00\n").expect("valid");
+        assert_eq!(time, CpuTime { all: 11.0, idle: 3.4, stolen: 0.5 });
+        assert!((time.busy() - 7.1).abs() < 1e-9);
+        assert_eq!(time.since(time), CpuTime { all: 0.0, idle: 0.0, stolen: 0.0 });
+        assert!(CpuTime::parse("cpu  1 2 3\n", "5.50 3.00\n").is_err());
+        assert!(CpuTime::parse("intr 5\n", "5.50 3.00\n").is_err());
     }
 }
