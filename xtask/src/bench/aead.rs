@@ -7,7 +7,6 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::figures::{Figure, Results};
-use super::machine::Begun;
 use super::report::Output;
 use super::rows;
 use crate::command::Run as _;
@@ -66,7 +65,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<()> {
     if options.grid {
         return Command::new(workspace::program("release", "bench")?).args(["aead", "--grid"]).visibly();
     }
-    let begun = Begun::now()?;
+    let begun = options.output.begin()?;
     let batch = options.batch.to_string();
     let sizes: Vec<_> = options.size.iter().map(u16::to_string).collect();
     let sizes = sizes.iter().flat_map(|size| ["--size", size]);

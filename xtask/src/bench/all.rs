@@ -3,7 +3,6 @@
 use anyhow::{Result, ensure};
 
 use super::figures::Results;
-use super::machine::Begun;
 use super::options::Common;
 use super::{aead, handshake, latency, line_rate, pipeline, stand, tcp};
 use crate::lab;
@@ -26,7 +25,7 @@ pub fn prepare(options: &Common, progress: Progress) -> Result<()> {
 /// # Errors
 /// A part failed, or a file cannot be written.
 pub fn run(options: &Common, progress: Progress) -> Result<()> {
-    let begun = Begun::now()?;
+    let begun = options.output.begin()?;
     let mut results = Results::default();
     let mut failed = Vec::new();
     for (name, part) in PARTS {

@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Times that each flood comes
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Packets per second of each flood
     #[arg(long, default_value_t = 100_000)]
@@ -102,6 +102,7 @@ struct Figures {
 /// # Errors
 /// The lab fails, or a goal is missed.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
+    options.json.as_deref().map_or(Ok(()), json::writable)?;
     progress.step("building two sites");
     let lab = Lab::build(lab::Options { ports: 1, wire: Wire::Switch, ..lab::Options::default() })?;
     lab.offload(false)?;

@@ -13,7 +13,6 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::figures::{Figure, Results};
-use super::machine::Begun;
 use super::report::Output;
 use crate::command::Run as _;
 use crate::lab::gateway::Gateway;
@@ -47,10 +46,10 @@ pub struct Options {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Length {
     /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
 }
 
@@ -102,7 +101,7 @@ pub fn prepare(progress: Progress) -> Result<()> {
 /// # Errors
 /// The lab fails, or forwarder is not ahead.
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
-    let begun = Begun::now()?;
+    let begun = options.output.begin()?;
     let others = if options.alone { &[][..] } else { &OTHERS };
     let results = measure(options.length, others, progress)?;
     options.output.show(begun, results.clone())?;

@@ -27,7 +27,6 @@ use crate::command::Run as _;
 use crate::progress::Progress;
 use crate::{elevate, lab, workspace};
 use figures::{Figure, Results};
-use machine::Begun;
 use options::Common;
 
 /// The benchmarks.
@@ -106,7 +105,7 @@ fn in_lab(
         stand::prepare(systems, progress)?;
     }
     elevate::do_as_root(|| {
-        let begun = Begun::now()?;
+        let begun = options.output.begin()?;
         options.output.show(begun, measure()?)
     })
 }

@@ -12,7 +12,7 @@ pub struct Common {
     #[arg(long = "system", value_name = "SYSTEM")]
     pub systems: Vec<Name>,
     /// Times that each system is measured
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Fewer sizes and systems, one round, short trials: all benchmarks in less than ten minutes
     #[arg(long)]

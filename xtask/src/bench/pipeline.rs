@@ -5,7 +5,6 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::figures::{Figure, Results};
-use super::machine::Begun;
 use super::report::Output;
 use super::rows;
 use crate::progress::Progress;
@@ -53,7 +52,7 @@ impl From<Row> for Figure {
 pub fn run(options: &Options, progress: Progress) -> Result<()> {
     install::install(progress, install::BUILD)?;
     workspace::build_release(&["bench"])?;
-    let begun = Begun::now()?;
+    let begun = options.output.begin()?;
     options.output.show(begun, measure(options.quick, progress)?)
 }
 

@@ -37,10 +37,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Seconds of each TCP measurement
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// Times that each system is measured
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Only the part that needs root: everything is installed and built
     #[arg(long, hide = true)]
@@ -70,6 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn run_in_lab(options: &Options, progress: Progress) -> Result<()> {
+    options.json.as_deref().map_or(Ok(()), json::writable)?;
     let bond = lab::kernel_has("bond")?;
     progress.step(format!("building two sites: {}", if bond { "bond0, 802.3ad" } else { NO_BONDING }));
     let mut lab = Lab::build(lab::Options { bond, ..lab::Options::default() })?;

@@ -42,6 +42,15 @@ pub struct Report {
 }
 
 impl Output {
+    /// Begins a run, if its files can be written: it may take hours, and would end in vain.
+    ///
+    /// # Errors
+    /// A file cannot be written, or /proc is not mounted.
+    pub fn begin(&self) -> Result<Begun> {
+        [&self.json, &self.html].into_iter().flatten().try_for_each(|path| json::writable(path))?;
+        Begun::now()
+    }
+
     /// Prints what a run found and writes the files, with what makes the figures less true.
     ///
     /// # Errors
