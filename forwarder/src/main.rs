@@ -65,7 +65,8 @@ fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
-    logs.with_writer(std::io::stderr).init();
+    // It would tell standard error that standard error cannot be written, and panic.
+    logs.log_internal_errors(false).with_writer(std::io::stderr).init();
     // libbpf's warnings are about what we try on purpose (a feature that a driver may lack).
     let debug = |_, text: String| tracing::debug!("libbpf: {}", text.trim_end());
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, debug)));

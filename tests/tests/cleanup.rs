@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::datagrams::Datagrams;
 use tests::lab::{PATIENCE, down, keep_guard, lab, start_ready};
 use xtask::lab::traffic::wait_reachable;
@@ -61,6 +63,30 @@ fn a_failed_start_leaves_the_machine_as_it_was_found() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("192.168.2.0/24"), "the cause is not named: {stderr}");
     assert_becomes(&lab.a, &before, "after a failed start");
+}
+
+/// As with a log daemon that starts anew, or `| head`.
+#[test]
+fn a_reader_that_goes_away_does_not_end_it() {
+    let Some(lab) = lab("a_reader_that_goes_away_does_not_end_it", OPTIONS).unwrap() else { return };
+    let mut b = start_ready(&lab, &lab.b, &[]).unwrap();
+    let mut run = lab.a.gateway.command(workspace::program("debug", "forwarder").unwrap());
+    run.args(["run", "--iface", "wan0", "--iface", "wan1", "--iface", "lan0", "--config"])
+        .arg(&lab.a.tunnels);
+    let mut a = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(a.stderr.take().unwrap());
+    assert!(log.lines().map_while(Result::ok).any(|line| line.contains(" ready")), "it does not start");
+    drop(a.stdout.take());
+
+    let pid = Pid::from_raw(a.id().cast_signed());
+    for asked in [Signal::SIGUSR1, Signal::SIGHUP] {
+        kill(pid, asked).unwrap();
+    }
+    b.wait_tunnels(PATIENCE).unwrap();
+    wait_reachable(&lab.a.host, lab.b.host_address().into(), PATIENCE).unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
+    let status = a.wait().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[test]

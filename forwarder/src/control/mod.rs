@@ -25,11 +25,21 @@ mod turn;
 mod uapi;
 mod world;
 
+use std::fmt::Display;
+use std::io::Write as _;
+
 use anyhow::Context as _;
 use nix::sys::prctl;
 
 pub use check::{Findings, check};
 pub use start::run;
+
+/// Prints to standard output. That nobody reads it any more, as when a log daemon starts anew, ends no gateway.
+fn show(text: &impl Display) {
+    if let Err(error) = write!(std::io::stdout(), "{text}") {
+        tracing::warn!("standard output: cannot be written ({error}): restart with one that is read");
+    }
+}
 
 /// Runs `work` on this thread, which becomes the control thread.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -209,7 +209,7 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let report = Report::collect(&self.gateway, &self.lanes);
-        print!("{report}");
+        super::show(&report);
         if let Some(file) = &self.options.counters
             && let Err(error) = write(file, &report)
         {

@@ -47,7 +47,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let Planned { topology, configs, settings, view } = planned;
     #[cfg(feature = "keylog")]
     let keylog = options.keylog.as_deref().map(super::keylog::Keylog::create).transpose()?;
-    print!("{topology}");
+    super::show(&topology);
     tracing::info!("AEAD engine: {}", aead::engine());
 
     let keep_guard = settings.guard == Guard::Keep;
