@@ -30,6 +30,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use nix::sys::prctl;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use check::{Findings, check};
 pub use start::run;
@@ -45,6 +46,7 @@ fn show(text: &impl Display) {
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // Keys never reach a core file.
     prctl::set_dumpable(false).context("cannot switch core dumps off")?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the control thread's runtime")?;
     let outcome = runtime.block_on(work);
@@ -53,9 +55,24 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     outcome
 }
 
+/// A process may have 1024 descriptors by default, and each queue of each port takes one: the soft limit goes to the hard
+/// one, which is the administrator's. What the kernel refuses here it would refuse later, by name.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptors_are_limited_by_the_hard_limit_only() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
+        let soft = block_on(async { Ok(getrlimit(Resource::Nofile).current) }).unwrap();
+        assert_eq!(soft, hard);
+    }
 
     /// Core dumps are off while keys are in memory.
     #[test]
