@@ -1,5 +1,9 @@
 //! Counters as a table and as JSON.
 
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
 use comfy_table::{Table, presets};
 use forwarder_contract::Verdict;
 use serde::Serialize;
@@ -129,4 +133,51 @@ fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     table
+}
+
+/// Writes the file whole or not at all: readers never see half of it. It takes the place of what was there, so that may
+/// be a file only: not a device as /dev/stdout, nor a link.
+///
+/// # Errors
+/// It is something else, or cannot be written.
+pub fn write(file: &Path, report: &impl Serialize) -> io::Result<()> {
+    if fs::symlink_metadata(file).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("it is a device, a folder or a link: name a plain file"));
+    }
+    let mut next = PathBuf::from(file);
+    next.as_mut_os_string().push(".new");
+    // Whoever may write in the folder must not choose by a link what root overwrites.
+    let _ = fs::remove_file(&next);
+    fs::File::create_new(&next)?.write_all(&serde_json::to_vec(report)?)?;
+    fs::rename(next, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn counters_take_the_place_of_plain_files_only() {
+        let folder = std::env::temp_dir().join(format!("forwarder-counters-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [file, link] = ["file", "link"].map(|name| folder.join(name));
+        for counters in [1, 2] {
+            write(&file, &counters).unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), counters.to_string());
+        }
+        symlink("/dev/stdout", &link).unwrap();
+        for other in [&link, &folder] {
+            assert!(write(other, &3).unwrap_err().to_string().contains("plain file"));
+        }
+        assert!(link.is_symlink() && folder.is_dir());
+
+        let precious = folder.join("precious");
+        fs::write(&precious, "old").unwrap();
+        symlink(&precious, folder.join("file.new")).unwrap();
+        write(&file, &4).unwrap();
+        assert_eq!([&file, &precious].map(|file| fs::read_to_string(file).unwrap()), ["4", "old"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

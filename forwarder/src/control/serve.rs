@@ -1,7 +1,6 @@
 //! A running gateway: turns until a signal, then the start in reverse.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::gateway::Gateway;
 use super::lanes::Lanes;
 use super::names;
 use super::plan::{self, Files};
-use super::report::Report;
+use super::report::{self, Report};
 use crate::clock;
 use crate::config::{Loaded, RunOptions, Settings};
 use crate::kernel::netlink::{Changed, Watch};
@@ -211,19 +210,11 @@ impl Running {
         let report = Report::collect(&self.gateway, &self.lanes);
         super::show(&report);
         if let Some(file) = &self.options.counters
-            && let Err(error) = write(file, &report)
+            && let Err(error) = report::write(file, &report)
         {
             tracing::warn!("{}: cannot write the counters: {error}", file.display());
         }
     }
-}
-
-/// Writes the file whole or not at all: readers never see half of it.
-fn write(file: &Path, report: &Report) -> std::io::Result<()> {
-    let mut next = PathBuf::from(file);
-    next.as_mut_os_string().push(".new");
-    std::fs::write(&next, serde_json::to_vec(report)?)?;
-    std::fs::rename(next, file)
 }
 
 /// What a signal asks for.
