@@ -292,7 +292,7 @@ impl Wire {
                 {
                     answered(to, message);
                 }
-                self.port.release(frame);
+                self.port.release(frame.frame);
             }
         }
         self.port.flush();

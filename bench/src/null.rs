@@ -126,7 +126,7 @@ impl Gateway {
                     let slave = flow(packet) % slaves.len();
                     slaves[slave].send(|headers, tx| wrap(headers, packet, tx));
                 }
-                port.release(frame);
+                port.release(frame.frame);
             }
         }
         for port in slaves.iter_mut().flat_map(|slave| &mut slave.ports) {
@@ -135,7 +135,7 @@ impl Gateway {
                 if let Some(packet) = ip_packet(frame.frame.bytes(), INNER_AT) {
                     lan.send(|headers, tx| unwrap(headers, packet, tx));
                 }
-                port.release(frame);
+                port.release(frame.frame);
             }
         }
         self.legs().flat_map(|leg| &mut leg.ports).for_each(XskPort::flush);

@@ -47,7 +47,7 @@ impl Sink {
                         arrived(&stamp, at);
                         packets += 1;
                     }
-                    port.release(frame);
+                    port.release(frame.frame);
                 }
                 port.flush();
             }

@@ -143,7 +143,7 @@ mod tests {
     use crate::id::{InterfaceId, PeerId, TunnelId};
     use crate::pipeline::control::Refused;
     use crate::pipeline::{Control, Ports, Snapshot};
-    use crate::port::{Destination, Port, PortCounters, RxFrame, TxFrame};
+    use crate::port::{Destination, Frame, Port, PortCounters, RxFrame, TxFrame};
     use crate::publish::Publisher;
     use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -184,7 +184,7 @@ mod tests {
         fn receive(&mut self, _: u16, _: usize, _: &mut Vec<RxFrame>) -> usize {
             0
         }
-        fn release(&mut self, _: RxFrame) {}
+        fn release(&mut self, _: Frame) {}
         fn reserve(&mut self) -> Option<TxFrame> {
             None
         }

@@ -76,8 +76,8 @@ impl Port for MemoryPort {
         count
     }
 
-    fn release(&mut self, frame: RxFrame) {
-        self.released.push(frame.frame);
+    fn release(&mut self, frame: Frame) {
+        self.released.push(frame);
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use forwarder::clock::{Boottime, boottime};
 use forwarder::drops::Drop;
-use forwarder::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
+use forwarder::id::{GroupId, HopId, InterfaceId, PeerId, PortId, TunnelId};
 use forwarder::pipeline::control::Refused;
 use forwarder::pipeline::snapshot::{
-    Egress, Encap, FrameKey, Group, Host, Map, Path, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Hop, Map, Path, Route, Routes, Snapshot, Tunnel,
 };
 use forwarder::pipeline::{Control, Lane, LaneCounters, Ports, flow};
 use forwarder::wireguard::{Role, Session, SessionId, SessionKeys};
@@ -93,8 +93,8 @@ impl Site {
     fn snapshot(self) -> anyhow::Result<Snapshot> {
         let prefix = |site: Self| format!("10.{}.0.0/16", site.0);
         let (here, there) = (prefix(self).parse()?, prefix(self.other()).parse()?);
-        let lan = Route::Interface { interface: LAN, gateway: None };
-        let routes: Routes = [(here, lan), (there, Route::Tunnel(GroupId(0)))].into_iter().collect();
+        let routes: Routes =
+            [(here, Route::Hop(HopId(0))), (there, Route::Tunnel(GroupId(0)))].into_iter().collect();
         let tunnel = |path: usize| {
             let allowed_ips = [(there, PeerId(path as u32))].into_iter().collect();
             let listen_port = self.endpoint(path).port();
@@ -112,7 +112,7 @@ impl Site {
         let key = FrameKey { port: LAN_PORT, outer_vlan: 0, inner_vlan: 0, mac };
         let ports = [LAN_PORT].into_iter().collect();
         let egress = Egress::ethernet(ports, mac, &[], 1500).context("no Ethernet header")?;
-        let neighbour = (Host::new(LAN, self.host().into()), self.host_mac());
+        let neighbour = (LAN, self.host().into(), self.host_mac());
         Ok(Snapshot {
             generation: 1,
             interfaces: Arc::new(Map::from_iter([(key, LAN)])),
@@ -121,8 +121,8 @@ impl Site {
             sessions: Arc::new(sessions.map(|session| (session.local_index, session)).collect()),
             paths,
             tunnels: (0..PATHS).map(tunnel).collect(),
-            egresses: Arc::new(Map::from_iter([(LAN, egress)])),
-            neighbours: Arc::new(Map::from_iter([neighbour])),
+            hops: Arc::new([Hop { interface: LAN, router: None, egress }]),
+            neighbours: Arc::new([neighbour].into_iter().collect()),
             transit: false,
         })
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, ensure};
-use forwarder::pipeline::snapshot::{Encap, Host, Route, Snapshot};
+use forwarder::pipeline::snapshot::{Encap, Route, Snapshot};
 use forwarder::pipeline::{encap, flow, parse};
 use forwarder::port::{BURST, Destination, Port, RxFrame};
 use forwarder::wireguard::Session;
@@ -104,7 +104,7 @@ impl Stages {
                 self.port.transmit(tx, &Destination::Headers);
             }
             for frame in self.received.drain(..) {
-                self.port.release(frame);
+                self.port.release(frame.frame);
             }
             self.port.flush();
         });
@@ -128,9 +128,12 @@ impl Stages {
     fn committed(&mut self, count: usize) -> anyhow::Result<f64> {
         let counters: Vec<u64> = (self.counter..).take(count).collect();
         self.counter += count as u64;
-        let mut fresh = [false; BURST];
-        let time = nanoseconds(|| self.session.commit(&counters, &mut fresh[..count]));
-        ensure!(fresh[..count].iter().all(|fresh| *fresh), "a counter was not fresh");
+        let mut fresh = 0;
+        let time = nanoseconds(|| {
+            let mut window = self.session.replay();
+            fresh = counters.iter().filter(|counter| window.accept(**counter)).count();
+        });
+        ensure!(fresh == count, "{fresh} of {count} counters were fresh");
         Ok(time)
     }
 }
@@ -143,7 +146,7 @@ fn parsed(snapshot: &Snapshot, frame: &[u8]) -> bool {
 
 /// The source must be behind the LAN, the destination behind the tunnels.
 fn routed(snapshot: &Snapshot, ip: parse::Ip, packet: &[u8]) -> bool {
-    matches!(snapshot.routes.lookup(ip.source(packet)), Some(Route::Interface { .. }))
+    matches!(snapshot.routes.lookup(ip.source(packet)), Some(Route::Hop(_)))
         && matches!(snapshot.routes.lookup(ip.destination(packet)), Some(Route::Tunnel(_)))
 }
 
@@ -170,7 +173,7 @@ fn checked(snapshot: &Snapshot, path: usize, packet: &[u8]) -> bool {
 }
 
 fn next_hop(snapshot: &Snapshot, destination: IpAddr) -> bool {
-    let Some(Route::Interface { interface, .. }) = snapshot.routes.lookup(destination) else { return false };
-    let neighbour = snapshot.neighbours.get(&Host::new(interface, destination));
-    snapshot.egresses.contains_key(&interface) && black_box(neighbour).is_some()
+    let Some(Route::Hop(hop)) = snapshot.routes.lookup(destination) else { return false };
+    let hop = snapshot.hops.get(hop.index());
+    hop.is_some_and(|hop| black_box(snapshot.neighbours.get(hop.interface, destination)).is_some())
 }

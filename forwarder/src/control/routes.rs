@@ -4,14 +4,14 @@
 //! for it leaves by our TUN. Then the most specific group prefix chooses the group.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use forwarder_contract::Steering;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::{Prefix, PrefixMap};
 
-use crate::id::{GroupId, InterfaceId};
+use crate::id::{GroupId, HopId, InterfaceId};
 use crate::kernel::{Route as KernelRoute, RouteKind, TABLE_TUNNEL, View};
 use crate::pipeline::snapshot::{Route, Routes};
 use crate::topology::Topology;
@@ -30,6 +30,8 @@ pub struct Merged {
     /// The slow path's. What the kernel routed into the TUN, by whatever rule, belongs to the most
     /// specific group, even where the tables that we read do not say so.
     pub slow: Arc<Routes>,
+    /// What the [`HopId`]s in both stand for: an interface, and the router on it unless destinations are on the link.
+    pub hops: Vec<(InterfaceId, Option<IpAddr>)>,
     /// What the XDP programs must know of the workers' routes: the tunnels' prefixes, and the exceptions inside them.
     pub steering: Vec<(IpNet, Steering)>,
 }
@@ -38,10 +40,11 @@ pub struct Merged {
 pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Merged {
     let best = best_per_prefix(&view.routes);
     let ours = |id: InterfaceId| topology.interfaces.iter().any(|plan| plan.interface == id);
+    let mut hops = Hops::default();
     let mut fib4 = PrefixMap::new();
     let mut fib6 = PrefixMap::new();
     for route in best.values() {
-        let target = target(route, tun, &ours);
+        let target = target(route, tun, &ours, &mut hops);
         match route.prefix {
             IpNet::V4(prefix) => drop(fib4.insert(prefix, target)),
             IpNet::V6(prefix) => drop(fib6.insert(prefix, target)),
@@ -67,7 +70,27 @@ pub fn merge(view: &View, topology: &Topology, tun: InterfaceId) -> Merged {
     let steering = nets(steered(&fast4), steered(&fast6)).collect();
     let (slow4, slow6) = merged(true);
     let routes = |v4, v6| Arc::new(nets(v4, v6).collect());
-    Merged { fast: routes(fast4, fast6), slow: routes(slow4, slow6), steering }
+    Merged { fast: routes(fast4, fast6), slow: routes(slow4, slow6), hops: hops.list, steering }
+}
+
+/// Numbers hops as they come.
+#[derive(Debug, Default)]
+struct Hops {
+    list: Vec<(InterfaceId, Option<IpAddr>)>,
+    ids: HashMap<(InterfaceId, Option<IpAddr>), HopId>,
+}
+
+impl Hops {
+    /// The route to a hop; the kernel's when there are no more numbers.
+    fn route(&mut self, hop: (InterfaceId, Option<IpAddr>)) -> Route {
+        if let Some(id) = self.ids.get(&hop) {
+            return Route::Hop(*id);
+        }
+        let Ok(id) = u16::try_from(self.list.len()) else { return Route::Kernel };
+        self.list.push(hop);
+        self.ids.insert(hop, HopId(id));
+        Route::Hop(HopId(id))
+    }
 }
 
 /// Prefixes of both families.
@@ -102,12 +125,15 @@ fn best_per_prefix(routes: &[KernelRoute]) -> HashMap<IpNet, &KernelRoute> {
     best
 }
 
-fn target(route: &KernelRoute, tun: InterfaceId, ours: &dyn Fn(InterfaceId) -> bool) -> Target {
+fn target(
+    route: &KernelRoute,
+    tun: InterfaceId,
+    ours: &dyn Fn(InterfaceId) -> bool,
+    hops: &mut Hops,
+) -> Target {
     match (route.kind, route.interface) {
         (RouteKind::Unicast, Some(id)) if id == tun => Target::Tun,
-        (RouteKind::Unicast, Some(id)) if ours(id) => {
-            Target::Other(Route::Interface { interface: id, gateway: route.gateway })
-        }
+        (RouteKind::Unicast, Some(id)) if ours(id) => Target::Other(hops.route((id, route.gateway))),
         (RouteKind::Unreachable, _) => Target::Other(Route::Unreachable),
         _ => Target::Other(Route::Kernel),
     }
@@ -182,7 +208,7 @@ mod tests {
         let routes = merged(routes, &[&["10.2.0.0/16"], &["10.3.0.0/16"]]).fast;
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
         assert_eq!(routes.lookup("10.3.1.1".parse().unwrap()), None);
-        assert!(matches!(routes.lookup("10.1.0.9".parse().unwrap()), Some(Route::Interface { .. })));
+        assert!(matches!(routes.lookup("10.1.0.9".parse().unwrap()), Some(Route::Hop(_))));
     }
 
     #[test]
@@ -192,6 +218,22 @@ mod tests {
         assert_eq!(routes.lookup("10.2.1.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
         assert_eq!(routes.lookup("10.2.5.1".parse().unwrap()), Some(Route::Tunnel(GroupId(1))));
         assert_eq!(routes.lookup("10.9.0.1".parse().unwrap()), Some(Route::Kernel));
+    }
+
+    /// Routes by the same router, or to the same link, lead to one hop.
+    #[test]
+    fn a_hop_is_an_interface_and_a_router() {
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|router| router.parse().ok());
+        let by = |prefix, gateway| KernelRoute { gateway, ..route(prefix, RouteKind::Unicast, Some(LAN), 0) };
+        let routes =
+            [("10.1.0.0/16", one), ("10.2.0.0/16", other), ("10.3.0.0/16", one), ("10.4.0.0/16", None)];
+        let merged = merged(routes.iter().map(|(prefix, router)| by(prefix, *router)).collect(), &[]);
+        for (prefix, router) in routes {
+            let hop = merged.fast.lookup(net(prefix).addr());
+            let Some(Route::Hop(hop)) = hop else { panic!("{prefix}: {hop:?}") };
+            assert_eq!(merged.hops[hop.index()], (LAN, router));
+        }
+        assert_eq!(merged.hops.len(), 3);
     }
 
     #[test]
@@ -237,7 +279,7 @@ mod tests {
             &[&["0.0.0.0/0"]],
         );
         assert_eq!(routes.lookup("198.51.100.1".parse().unwrap()), Some(Route::Tunnel(GroupId(0))));
-        assert!(matches!(routes.lookup("192.0.2.1".parse().unwrap()), Some(Route::Interface { .. })));
+        assert!(matches!(routes.lookup("192.0.2.1".parse().unwrap()), Some(Route::Hop(_))));
         for kernels in ["224.0.0.5", "255.255.255.255"] {
             assert_eq!(routes.lookup(kernels.parse().unwrap()), Some(Route::Kernel));
         }
@@ -254,7 +296,7 @@ mod tests {
         ];
         let merged = merge(&View { routes, ..View::default() }, &topology(&[&["10.2.0.0/16"]]), TUN);
         let there = "10.2.1.1".parse().unwrap();
-        assert!(matches!(merged.fast.lookup(there), Some(Route::Interface { .. })));
+        assert!(matches!(merged.fast.lookup(there), Some(Route::Hop(_))));
         assert_eq!(merged.slow.lookup(there), Some(Route::Tunnel(GroupId(0))));
         assert_eq!(merged.slow.lookup("10.2.0.1".parse().unwrap()), Some(Route::Kernel));
     }

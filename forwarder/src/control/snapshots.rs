@@ -1,6 +1,6 @@
 //! Snapshots computed from what the control thread knows; pure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use crate::config::TunnelConfig;
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::View;
 use crate::pipeline::flow;
-use crate::pipeline::snapshot::{Egress, Encap, FrameKey, Group, Host, Map, Path, Snapshot, Tunnel};
+use crate::pipeline::snapshot::{
+    Egress, Encap, FrameKey, Group, Hop, Map, Neighbours, Path, Router, Snapshot, Tunnel,
+};
 use crate::topology::Topology;
 use crate::wireguard::{Session, Slots};
 
@@ -118,7 +120,7 @@ impl World<'_> {
     pub fn snapshots(&self, generation: u64) -> (Snapshot, Snapshot) {
         let sessions = Arc::new(self.paths.iter().flat_map(|p| sessions(&p.slots)).collect());
         let neighbours = Arc::new(self.neighbours());
-        let snapshot = |routes, paths: Vec<Path>, interfaces, egresses| Snapshot {
+        let snapshot = |routes, paths: Vec<Path>, interfaces, hops| Snapshot {
             generation,
             interfaces: Arc::new(interfaces),
             routes: Arc::clone(routes),
@@ -126,17 +128,18 @@ impl World<'_> {
             paths: paths.into(),
             tunnels: Arc::clone(self.tunnels),
             sessions: Arc::clone(&sessions),
-            egresses: Arc::new(egresses),
+            hops,
             neighbours: Arc::clone(&neighbours),
             transit: self.transit,
         };
         let fast = self.paths(|state| state.encap.clone());
         let reachable = |state: &PathState| state.endpoint.filter(|_| !state.looped);
         let slow = self.paths(|state| reachable(state).map(|to| Encap::Datagram { to }));
-        let kernel = self.topology.interfaces.iter().map(|plan| (plan.interface, Egress::Kernel)).collect();
+        let frames = self.egresses();
+        let by_ports = |interface| frames.get(&interface).cloned().unwrap_or(Egress::Kernel);
         (
-            snapshot(&self.routes.fast, fast, self.interfaces(), self.egresses()),
-            snapshot(&self.routes.slow, slow, Map::default(), kernel),
+            snapshot(&self.routes.fast, fast, self.interfaces(), self.hops(&neighbours, by_ports)),
+            snapshot(&self.routes.slow, slow, Map::default(), self.hops(&neighbours, |_| Egress::Kernel)),
         )
     }
 
@@ -165,10 +168,22 @@ impl World<'_> {
         self.topology.interfaces.iter().filter_map(|plan| Some((plan.interface, egress(plan)?))).collect()
     }
 
-    fn neighbours(&self) -> Map<Host, [u8; 6]> {
+    fn hops(&self, neighbours: &Neighbours, egress: impl Fn(InterfaceId) -> Egress) -> Arc<[Hop]> {
+        let hop = |&(interface, router): &(InterfaceId, Option<IpAddr>)| Hop {
+            interface,
+            router: router.map(|address| {
+                let mac = neighbours.get(interface, address).copied();
+                Router { address, mac }
+            }),
+            egress: egress(interface),
+        };
+        self.routes.hops.iter().map(hop).collect()
+    }
+
+    fn neighbours(&self) -> Neighbours {
         let ours = |id| self.topology.interfaces.iter().any(|plan| plan.interface == id);
         let known = self.view.neighbours.iter().filter(|n| ours(n.interface));
-        known.map(|n| (Host::new(n.interface, n.address), n.mac)).collect()
+        known.map(|n| (n.interface, n.address, n.mac)).collect()
     }
 }
 
@@ -184,4 +199,73 @@ pub fn frame_keys(topology: &Topology, view: &View, interface: InterfaceId) -> V
 fn sessions(slots: &Slots) -> impl Iterator<Item = (u32, Arc<Session>)> {
     let all = [&slots.previous, &slots.current, &slots.next];
     all.into_iter().flatten().map(|s| (s.local_index, Arc::clone(s))).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrayvec::ArrayVec;
+
+    use super::*;
+    use crate::id::PortId;
+    use crate::kernel::{Link, LinkKind, Neighbour};
+    use crate::topology::{InterfacePlan, Mode, PortPlan};
+
+    const LAN: InterfaceId = InterfaceId(2);
+
+    fn topology() -> Topology {
+        let port = PortPlan {
+            interface: LAN,
+            name: "lan".into(),
+            bond: None,
+            queues: 1,
+            mode: Mode::Copy,
+            chunk: 2048,
+        };
+        let interface = InterfacePlan {
+            interface: LAN,
+            name: "lan".into(),
+            vlans: ArrayVec::new(),
+            ports: vec![PortId(0)],
+        };
+        Topology { ports: vec![port], interfaces: vec![interface], ..Topology::default() }
+    }
+
+    /// Workers send to a router by its MAC address, as soon as that is known; the slow path leaves it to the kernel.
+    #[test]
+    fn hops_have_what_is_known_of_them() {
+        let [known, unknown] = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse::<IpAddr>().unwrap());
+        let link = Link {
+            id: LAN,
+            name: "lan".into(),
+            altnames: vec![],
+            mac: [2; 6],
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            master: None,
+            kind: LinkKind::Plain,
+            slave: None,
+        };
+        let neighbour = Neighbour { interface: LAN, address: known, mac: [4; 6] };
+        let view = View { links: vec![link], neighbours: vec![neighbour], ..View::default() };
+        let hops = vec![(LAN, None), (LAN, Some(known)), (LAN, Some(unknown)), (InterfaceId(3), None)];
+        let world = World {
+            topology: &topology(),
+            view: &view,
+            routes: &Merged { hops, ..Merged::default() },
+            tunnels: &Arc::default(),
+            paths: &[],
+            groups: &Arc::default(),
+            transit: false,
+        };
+        let (fast, slow) = world.snapshots(1);
+        let router = |address, mac| Some(Router { address, mac });
+        let routers: Vec<_> = fast.hops.iter().map(|hop| hop.router).collect();
+        assert_eq!(routers, [None, router(known, Some([4; 6])), router(unknown, None), None]);
+        let by_ports =
+            |hop: &Hop| matches!(&hop.egress, Egress::Ethernet { ports, .. } if **ports == [PortId(0)]);
+        assert_eq!(fast.hops.iter().map(by_ports).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(fast.neighbours.get(LAN, known), Some(&[4; 6]));
+        assert!(slow.hops.len() == 4 && slow.hops.iter().all(|hop| matches!(hop.egress, Egress::Kernel)));
+    }
 }

@@ -127,7 +127,7 @@ impl World {
         let sessions = [&there.next, &there.current, &there.previous];
         let knows = sessions.into_iter().flatten().any(|other| other.local_index == session.remote_index);
         if knows && session.receivable(self.now) {
-            session.commit(&[session.draw(self.now, 1).start], &mut [false]);
+            session.replay().accept(session.draw(self.now, 1).start);
             session.note_received(self.now, 1, 32, 1, None);
         }
     }

@@ -1,8 +1,8 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-/// A one's complement sum that is not folded yet.
+/// A one's complement sum that is not folded yet, of at most 65,536 words or pieces.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sum(u64);
+pub struct Sum(u32);
 
 impl Sum {
     /// Adds bytes as big-endian 16-bit words; an odd last byte is padded with zero, so only the last
@@ -19,14 +19,17 @@ impl Sum {
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
         sum += u64::from(u32::from_ne_bytes(last));
-        self.0 += u64::from(u16::from_be(fold(sum)));
+        // To 33 bits, then 18.
+        let sum = (sum & 0xffff_ffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        self.0 += u32::from(u16::from_be(fold(sum as u32)));
         self
     }
 
     /// Adds one 16-bit word.
     #[inline]
     pub fn word(mut self, word: u16) -> Self {
-        self.0 += u64::from(word);
+        self.0 += u32::from(word);
         self
     }
 
@@ -51,11 +54,9 @@ pub fn replace(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::default().word(!checksum).word(!old).word(new).checksum()
 }
 
-/// To 33 bits, 18, 17 and 16: a loop would end here sooner and there later, which no processor foresees.
+/// To 17 bits, then 16: a loop would end here sooner and there later, which no processor foresees.
 #[inline]
-fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
+fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
 }

@@ -7,7 +7,7 @@ use super::lane::{Context, Io};
 use super::parse::{self, Ip};
 use super::ports::Ports;
 use super::rewrite;
-use super::snapshot::{Egress, Host, Route, Snapshot};
+use super::snapshot::{Egress, Mac, Route, Snapshot};
 use super::waiting::For;
 use crate::drops::Drop;
 use crate::id::InterfaceId;
@@ -35,7 +35,7 @@ struct Exit<'s> {
     /// Position of the port.
     port: u16,
     /// The Ethernet header's template and its destination; `None` when the kernel takes the packet as it is.
-    ethernet: Option<(&'s [u8], &'s [u8; 6])>,
+    ethernet: Option<(&'s [u8], &'s Mac)>,
 }
 
 impl Exit<'_> {
@@ -141,15 +141,13 @@ fn next_hop<'s>(
         Ok(NextHop::Known(Exit { port, ethernet: None }))
     };
     let destination = ip.destination(packet);
-    let (interface, gateway) = match snapshot.routes.lookup(destination) {
+    let hop = match snapshot.routes.lookup(destination) {
         None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
         Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
         Some(Route::Kernel | Route::Tunnel(_)) => return kernel(),
-        Some(Route::Interface { interface, gateway }) => (interface, gateway),
+        Some(Route::Hop(hop)) => snapshot.hops.get(hop.index()).ok_or(Drop::Unroutable)?,
     };
-    let Some(Egress::Ethernet { ports: usable, header, mtu }) = snapshot.egresses.get(&interface) else {
-        return kernel();
-    };
+    let Egress::Ethernet { ports: usable, header, mtu } = &hop.egress else { return kernel() };
     if ip.packet_len() > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
         return kernel();
     }
@@ -157,11 +155,12 @@ fn next_hop<'s>(
     let at = if usable.len() == 1 { 0 } else { position % usable.len().max(1) };
     let port = usable.get(at).ok_or(Drop::PortDown)?;
     let port = ports.egress(*port).ok_or(Drop::PortDown)?;
-    let address = gateway.unwrap_or(destination);
-    let Some(neighbour) = snapshot.neighbours.get(&Host::new(interface, address)) else {
-        return Ok(NextHop::Unresolved(interface, address));
+    let (address, mac) = match &hop.router {
+        None => (destination, snapshot.neighbours.get(hop.interface, destination)),
+        Some(router) => (router.address, router.mac.as_ref()),
     };
-    Ok(NextHop::Known(Exit { port, ethernet: Some((header, neighbour)) }))
+    let Some(mac) = mac else { return Ok(NextHop::Unresolved(hop.interface, address)) };
+    Ok(NextHop::Known(Exit { port, ethernet: Some((header, mac)) }))
 }
 
 /// A frame of the place's port with the packet in it.
@@ -172,6 +171,11 @@ fn copy(io: &mut Io, place: Place, packet: &[u8]) -> Result<TxFrame, Drop> {
     Ok(tx)
 }
 
+#[expect(
+    clippy::inline_always,
+    reason = "out of line the frame goes through memory in parts, and is waited for"
+)]
+#[inline(always)]
 fn transmit(io: &mut Io, exit: Exit<'_>, mut tx: TxFrame, ip: Ip) {
     tx.frame.set_range(0, usize::from(exit.place().room) + ip.packet_len());
     if let Some((template, neighbour)) = exit.ethernet {

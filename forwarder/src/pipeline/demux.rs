@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 
 use super::lane::Io;
-use super::parse::{self, Ip};
+use super::parse::{self, Ip, Udp};
 use super::snapshot::{FrameKey, Route, Snapshot};
 use crate::drops::Drop;
 use crate::id::{InterfaceId, TunnelId};
-use crate::port::{BURST, Layer, RxFrame};
+use crate::port::{BURST, Frame, Layer, RxFrame};
 use crate::wireguard::Session;
 use crate::wireguard::message::{DataHeader, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
 
@@ -19,25 +19,26 @@ use crate::wireguard::message::{DataHeader, TYPE_COOKIE_REPLY, TYPE_INITIATION, 
 pub(super) struct Span {
     /// Position of their frame in the burst.
     pub frame: u16,
-    /// Offset in the frame.
+    /// Offset in the frame's memory.
     pub start: u16,
     pub len: u32,
 }
 
 impl Span {
-    fn new(frame: usize, start: usize, len: usize) -> Self {
-        Self { frame: frame as u16, start: start as u16, len: len as u32 }
+    /// `len` bytes from `at` in the packet of the frame at `position` of the burst.
+    fn new(position: usize, frame: &Frame, at: usize, len: usize) -> Self {
+        Self { frame: position as u16, start: (frame.start() + at) as u16, len: len as u32 }
     }
 
     #[inline]
     pub fn bytes(self, frames: &[RxFrame]) -> &[u8] {
-        &frames[usize::from(self.frame)].frame.bytes()[usize::from(self.start)..][..self.len as usize]
+        &frames[usize::from(self.frame)].frame.memory()[usize::from(self.start)..][..self.len as usize]
     }
 
     #[inline]
     pub fn bytes_mut(self, frames: &mut [RxFrame]) -> &mut [u8] {
         let frame = &mut frames[usize::from(self.frame)].frame;
-        &mut frame.bytes_mut()[usize::from(self.start)..][..self.len as usize]
+        &mut frame.memory_mut()[usize::from(self.start)..][..self.len as usize]
     }
 }
 
@@ -79,12 +80,12 @@ pub(super) fn sort<'s>(io: &mut Io, snapshot: &'s Snapshot, frames: &[RxFrame]) 
         let bytes = frame.frame.bytes();
         let result = match frame.layer {
             Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
-            Layer::Ip => sorted.packet(position, bytes),
+            Layer::Ip => sorted.packet(position, &frame.frame),
             Layer::Datagram { tunnel, source, ds } => match bytes.first() {
                 Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
                     handshake(io, tunnel, source, bytes)
                 }
-                _ => sorted.datagram(snapshot, position, bytes, tunnel, ds),
+                _ => sorted.datagram(snapshot, position, &frame.frame, tunnel, ds),
             },
         };
         if let Err(reason) = result {
@@ -119,13 +120,18 @@ impl<'s> Sorted<'s> {
         if (ethernet.ethertype == parse::IPV4) != ip.is_ipv4 {
             return Err(Drop::Malformed);
         }
-        match message(snapshot, position, packet, ip, ethernet.payload) {
-            Ok(message) => self.messages.push(message),
+        match message(snapshot, packet, ip) {
+            Ok((session, Udp { payload, .. }, counter)) => {
+                let span = Span::new(position, &frame.frame, ethernet.payload + payload.start, payload.len());
+                let outer = Some(ethernet.payload as u8);
+                self.messages.push(Message { session, counter, span, ds: ip.ds, outer });
+            }
             // WireGuard traffic of the LAN's hosts may look like ours; its destination tells.
             Err(Some(reason)) if !is_remote(snapshot, ip, packet) => return Err(reason),
             Err(_) => {
                 let interface = self.interface(snapshot, ethernet.key)?;
-                self.packet_of(position, ethernet.payload, ip, Some(interface));
+                let span = Span::new(position, &frame.frame, ethernet.payload, ip.packet_len());
+                self.packets.push(Packet { span, ip, interface: Some(interface) });
             }
         }
         Ok(())
@@ -145,52 +151,42 @@ impl<'s> Sorted<'s> {
     fn datagram(
         &mut self,
         snapshot: &'s Snapshot,
-        frame: usize,
-        bytes: &[u8],
+        position: usize,
+        frame: &Frame,
         tunnel: TunnelId,
         ds: u8,
     ) -> Result<(), Drop> {
-        let header = DataHeader::parse(bytes).ok_or(Drop::Malformed)?;
+        let header = DataHeader::parse(frame.bytes()).ok_or(Drop::Malformed)?;
         let session = snapshot.sessions.get(&header.receiver).filter(|s| s.tunnel == tunnel);
         let session = session.ok_or(Drop::UnknownIndex)?;
-        let span = Span::new(frame, 0, bytes.len());
+        let span = Span::new(position, frame, 0, frame.len());
         self.messages.push(Message { session, counter: header.counter, span, ds, outer: None });
         Ok(())
     }
 
-    fn packet(&mut self, frame: usize, bytes: &[u8]) -> Result<(), Drop> {
-        let ip = parse::ip(bytes).ok_or(Drop::Malformed)?;
-        self.packet_of(frame, 0, ip, None);
+    fn packet(&mut self, position: usize, frame: &Frame) -> Result<(), Drop> {
+        let ip = parse::ip(frame.bytes()).ok_or(Drop::Malformed)?;
+        let span = Span::new(position, frame, 0, ip.packet_len());
+        self.packets.push(Packet { span, ip, interface: None });
         Ok(())
-    }
-
-    fn packet_of(&mut self, frame: usize, at: usize, ip: Ip, interface: Option<InterfaceId>) {
-        self.packets.push(Packet { span: Span::new(frame, at, ip.packet_len()), ip, interface });
     }
 }
 
-/// The data message in an IP packet. The error says why a message to one of our ports is none of ours;
-/// it is `None` when this is no such message at all.
+/// The data message in an IP packet: its session, its datagram, its counter. The error says why a message to one of
+/// our ports is none of ours; it is `None` when this is no such message at all.
+#[inline]
 fn message<'s>(
     snapshot: &'s Snapshot,
-    frame: usize,
     packet: &[u8],
     ip: Ip,
-    at: usize,
-) -> Result<Message<'s>, Option<Drop>> {
+) -> Result<(&'s Session, Udp, u64), Option<Drop>> {
     let udp = parse::udp(ip, packet).ok_or(None)?;
     let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
     let listens = |tunnel: TunnelId| {
         snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination)
     };
     match snapshot.sessions.get(&header.receiver) {
-        Some(session) if listens(session.tunnel) => Ok(Message {
-            session,
-            counter: header.counter,
-            span: Span::new(frame, at + udp.payload.start, udp.payload.len()),
-            ds: ip.ds,
-            outer: Some(at as u8),
-        }),
+        Some(session) if listens(session.tunnel) => Ok((session, udp, header.counter)),
         _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => {
             Err(Some(Drop::UnknownIndex))
         }

@@ -14,12 +14,14 @@ const ECN: u8 = 0b11;
 
 /// The outer DS byte for a packet with this inner one: its ECN (RFC 6040, section 4.1, normal mode), and its
 /// DSCP if that is copied (RFC 2983, uniform model), else none.
+#[inline]
 pub fn encapsulate(inner: u8, copy_dscp: bool) -> u8 {
     if copy_dscp { inner } else { inner & ECN }
 }
 
 /// The DS byte with which an opened packet goes on; `None` when it must be dropped (RFC 6040, section 4.2).
 /// The DSCP is the outer one if it is copied (RFC 2983, uniform model), else its own (pipe model).
+#[inline]
 pub fn decapsulate(inner: u8, outer: u8, copy_dscp: bool) -> Option<u8> {
     let dscp = if copy_dscp { outer } else { inner };
     Some(dscp & !ECN | ecn(inner & ECN, outer & ECN)?)

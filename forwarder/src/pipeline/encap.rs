@@ -67,18 +67,25 @@ impl Egress {
 /// Writes an Ethernet header at the start of `frame` from the template that [`Egress::ethernet`] made.
 #[inline]
 pub(super) fn fill_ethernet(template: &[u8], frame: &mut [u8], destination: [u8; 6], ethertype: u16) {
-    put::<ETHERNET_LEN>(template, frame);
+    if let Some((template, header)) = both::<ETHERNET_LEN>(template, frame) {
+        *header = *template;
+        header[..6].copy_from_slice(&destination);
+        header[12..].copy_from_slice(&ethertype.to_be_bytes());
+        return;
+    }
+    frame[..template.len()].copy_from_slice(template);
     frame[..6].copy_from_slice(&destination);
     frame[template.len() - 2..template.len()].copy_from_slice(&ethertype.to_be_bytes());
 }
 
-/// Copies a template, which usually is `N` bytes long: a copy of known length takes no call.
+/// A template and its place in a frame, if it is `N` bytes long, as it usually is: what has a known length is copied
+/// without a call.
 #[inline]
-fn put<const N: usize>(template: &[u8], frame: &mut [u8]) {
-    match (<&[u8; N]>::try_from(template), frame.first_chunk_mut()) {
-        (Ok(template), Some(start)) => *start = *template,
-        _ => frame[..template.len()].copy_from_slice(template),
-    }
+fn both<'a, const N: usize>(
+    template: &'a [u8],
+    frame: &'a mut [u8],
+) -> Option<(&'a [u8; N], &'a mut [u8; N])> {
+    Some((template.try_into().ok()?, frame.first_chunk_mut()?))
 }
 
 /// An Ethernet header with VLAN tags, outer first; `None` when there are more than two.
@@ -104,21 +111,22 @@ fn ethernet(
 ///
 /// The UDP checksum is absent over IPv4: the payload is authenticated, and RFC 768 allows it. Over IPv6
 /// it is mandatory.
+#[inline]
 pub fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
-    put::<{ ETHERNET_LEN + IPV4_LEN + UDP_LEN }>(template, frame);
+    const UNTAGGED: usize = ETHERNET_LEN + IPV4_UDP;
+    let len = (frame.len() - ip) as u16;
+    // Only IPv4 without tags is so short.
+    if let Some((template, headers)) = both::<UNTAGGED>(template, frame) {
+        *headers = *template;
+        let Some((_, headers)) = headers.split_last_chunk_mut() else { return };
+        return fill_ipv4(headers, len, ds, id);
+    }
+    frame[..template.len()].copy_from_slice(template);
     let packet = &mut frame[ip..];
-    let len = packet.len() as u16;
     if packet[0] >> 4 == 4 {
         // The template alone is as long.
-        let Some(header) = packet.first_chunk_mut::<{ IPV4_LEN + UDP_LEN }>() else { return };
-        let blank = u16::from_be_bytes([header[10], header[11]]);
-        let sum = Sum::default().word(!blank).word(u16::from(ds)).word(len).word(id);
-        header[1] = ds;
-        header[2..4].copy_from_slice(&len.to_be_bytes());
-        header[4..6].copy_from_slice(&id.to_be_bytes());
-        header[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
-        let udp_len = len - IPV4_LEN as u16;
-        header[IPV4_LEN + 4..IPV4_LEN + 6].copy_from_slice(&udp_len.to_be_bytes());
+        let Some(headers) = packet.first_chunk_mut() else { return };
+        fill_ipv4(headers, len, ds, id);
     } else {
         let udp = IPV6_LEN;
         let udp_len = len - udp as u16;
@@ -131,6 +139,22 @@ pub fn fill(template: &[u8], ip: usize, frame: &mut [u8], ds: u8, id: u16) {
         let sum = if sum == 0 { 0xffff } else { sum };
         packet[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
     }
+}
+
+/// Length of an IPv4 and a UDP header.
+const IPV4_UDP: usize = IPV4_LEN + UDP_LEN;
+
+/// Fills in a packet of `len` bytes, whose checksum is that of the template.
+#[inline]
+fn fill_ipv4(headers: &mut [u8; IPV4_UDP], len: u16, ds: u8, id: u16) {
+    let blank = u16::from_be_bytes([headers[10], headers[11]]);
+    let sum = Sum::default().word(!blank).word(u16::from(ds)).word(len).word(id);
+    headers[1] = ds;
+    headers[2..4].copy_from_slice(&len.to_be_bytes());
+    headers[4..6].copy_from_slice(&id.to_be_bytes());
+    headers[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+    let udp_len = len - IPV4_LEN as u16;
+    headers[IPV4_LEN + 4..IPV4_LEN + 6].copy_from_slice(&udp_len.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::deliver::{self, Place};
 use super::demux::Message;
 use super::lane::{Context, Io};
 use super::parse::{self, Ip};
-use super::snapshot::Snapshot;
+use super::snapshot::Tunnel;
 use super::{ds, martian, rewrite};
 use crate::aead::{self, Open, TAG_LEN};
 use crate::drops::{self, Drop};
@@ -29,25 +29,29 @@ use crate::wireguard::{Endpoint, REJECT_AFTER_MESSAGES, Session};
 struct Opening<'a> {
     message: &'a Message<'a>,
     tx: TxFrame,
-    place: Place,
     /// Length of the plaintext.
     len: u32,
-    authentic: bool,
-    fresh: bool,
+    /// Position in the runs.
+    run: u16,
+    /// Whether it is authentic and fresh.
+    accepted: Result<(), Drop>,
 }
 
-/// The messages of a batch that one session opens.
+/// The messages of a batch that one session opens, and what they have in common.
 struct Run<'a> {
     session: &'a Session,
+    tunnel: &'a Tunnel,
+    /// Where their plaintexts go.
+    place: Place,
     /// Their positions in the batch.
     members: ArrayVec<u8, BURST>,
 }
 
-impl Opening<'_> {
-    /// The plaintext's place in the transmit frame.
-    fn plaintext(&self) -> Range<usize> {
+impl Run<'_> {
+    /// A plaintext's place in its transmit frame.
+    fn plaintext(&self, opening: &Opening<'_>) -> Range<usize> {
         let start = usize::from(self.place.room);
-        start..start + self.len as usize
+        start..start + opening.len as usize
     }
 }
 
@@ -66,47 +70,58 @@ pub(super) fn run(
             io.counters.drops.count(reason);
         }
     }
-    open(&mut batch, frames);
+    let authentic = open(&mut batch, &runs, frames);
     for run in &runs {
-        commit(cx, &mut batch, frames, run);
+        commit(cx, &mut batch, &authentic, frames, run);
     }
     for opening in batch {
-        deliver(io, cx, expected, opening);
+        deliver(io, cx, expected, &runs[usize::from(opening.run)], opening);
     }
 }
 
 /// 1. A frame at the expected place, so that the plaintext usually is where it must be.
 fn reserve<'a>(
     io: &mut Io,
-    cx: Context<'_>,
+    cx: Context<'a>,
     expected: &[Place],
     message: &'a Message<'a>,
     batch: &mut ArrayVec<Opening<'a>, BURST>,
     runs: &mut ArrayVec<Run<'a>, BURST>,
 ) -> Result<(), Drop> {
     let session = message.session;
-    let known = runs.iter().position(|run| std::ptr::eq(run.session, session));
-    if message.counter >= REJECT_AFTER_MESSAGES || (known.is_none() && !session.receivable(cx.now)) {
+    if message.counter >= REJECT_AFTER_MESSAGES {
         return Err(Drop::SessionExpired);
     }
-    let place = *expected.get(session.peer.index()).ok_or(Drop::UnknownIndex)?;
+    let known = runs.iter().position(|run| std::ptr::eq(run.session, session));
+    if known.is_none() {
+        runs.push(start(cx, expected, session)?);
+    }
+    let position = known.unwrap_or(runs.len() - 1);
+    let run = &mut runs[position];
     // `DataHeader::parse` has checked that there is a tag.
     let len = message.span.len - (DATA_HEADER_LEN + TAG_LEN) as u32;
-    let tx = io.reserve(place.port, usize::from(place.room) + len as usize)?;
-    let run = known.unwrap_or_else(|| {
-        runs.push(Run { session, members: ArrayVec::new() });
-        runs.len() - 1
-    });
-    runs[run].members.push(batch.len() as u8);
-    batch.push(Opening { message, tx, place, len, authentic: false, fresh: false });
+    let tx = io.reserve(run.place.port, usize::from(run.place.room) + len as usize)?;
+    run.members.push(batch.len() as u8);
+    batch.push(Opening { message, tx, len, run: position as u16, accepted: Err(Drop::AuthFailed) });
     Ok(())
 }
 
-/// 2. Opens all messages at once.
-fn open(batch: &mut [Opening<'_>], frames: &[RxFrame]) {
+/// A run of the session's.
+#[cold]
+fn start<'a>(cx: Context<'a>, expected: &[Place], session: &'a Session) -> Result<Run<'a>, Drop> {
+    if !session.receivable(cx.now) {
+        return Err(Drop::SessionExpired);
+    }
+    let tunnel = cx.snapshot.tunnels.get(session.tunnel.index()).ok_or(Drop::UnknownIndex)?;
+    let place = *expected.get(session.peer.index()).ok_or(Drop::UnknownIndex)?;
+    Ok(Run { session, tunnel, place, members: ArrayVec::new() })
+}
+
+/// 2. Opens all messages at once; returns which ones are authentic.
+fn open(batch: &mut [Opening<'_>], runs: &[Run<'_>], frames: &[RxFrame]) -> ArrayVec<bool, BURST> {
     let mut jobs = ArrayVec::<Open, BURST>::new();
     for opening in batch.iter_mut() {
-        let range = opening.plaintext();
+        let range = runs[usize::from(opening.run)].plaintext(opening);
         let message = opening.message;
         jobs.push(Open {
             key: &message.session.keys.receive,
@@ -117,35 +132,29 @@ fn open(batch: &mut [Opening<'_>], frames: &[RxFrame]) {
         });
     }
     aead::open(&mut jobs);
-    let authentic: ArrayVec<bool, BURST> = jobs.iter().map(|job| job.authentic).collect();
-    drop(jobs);
-    for (opening, authentic) in batch.iter_mut().zip(authentic) {
-        opening.authentic = authentic;
-    }
+    jobs.iter().map(|job| job.authentic).collect()
 }
 
 /// 3. Replay window and facts of one session.
-fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], frames: &[RxFrame], run: &Run<'_>) {
-    let session = run.session;
-    let members = || run.members.iter().map(|&member| usize::from(member));
-    let authentic: ArrayVec<usize, BURST> = members().filter(|&member| batch[member].authentic).collect();
-    let counters: ArrayVec<u64, BURST> =
-        authentic.iter().map(|&member| batch[member].message.counter).collect();
-    let mut fresh = [false; BURST];
-    session.commit(&counters, &mut fresh[..counters.len()]);
+fn commit(cx: Context<'_>, batch: &mut [Opening<'_>], authentic: &[bool], frames: &[RxFrame], run: &Run<'_>) {
     let (mut packets, mut bytes, mut data, mut last) = (0, 0, 0, None);
-    for (member, fresh) in authentic.into_iter().zip(fresh) {
+    let mut window = run.session.replay();
+    for member in run.members.iter().map(|&member| usize::from(member)) {
         let opening = &mut batch[member];
-        opening.fresh = fresh;
-        if fresh {
+        if !authentic[member] {
+            continue;
+        }
+        opening.accepted = if window.accept(opening.message.counter) { Ok(()) } else { Err(Drop::Replayed) };
+        if opening.accepted.is_ok() {
             packets += 1;
             bytes += u64::from(opening.message.span.len);
             data += u64::from(opening.len > 0);
             last = Some(opening.message);
         }
     }
+    drop(window);
     if let Some(last) = last {
-        session.note_received(cx.now, packets, bytes, data, moved(last, frames));
+        run.session.note_received(cx.now, packets, bytes, data, moved(last, frames));
     }
 }
 
@@ -168,22 +177,17 @@ pub(super) fn moved(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoin
 }
 
 /// 4 and 5. One message's packet, or the reason why there is none; its frame is accounted for.
-fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Opening<'_>) {
-    let (range, place) = (opening.plaintext(), opening.place);
-    let session = opening.message.session;
-    if opening.fresh && range.is_empty() {
+fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], run: &Run<'_>, mut opening: Opening<'_>) {
+    let (range, place) = (run.plaintext(&opening), run.place);
+    if opening.accepted.is_ok() && range.is_empty() {
         drops::add(&io.counters.opened, 1);
         io.ports.cancel(place.port, opening.tx);
         return;
     }
     let plaintext = &mut opening.tx.frame.memory_mut()[range.clone()];
-    let checked = match (opening.authentic, opening.fresh) {
-        (false, _) => Err(Drop::AuthFailed),
-        (true, false) => Err(Drop::Replayed),
-        (true, true) => check(cx.snapshot, session, opening.message.ds, plaintext),
-    };
+    let checked = opening.accepted.and_then(|()| check(run, opening.message.ds, plaintext));
     let delivered = match checked {
-        Ok((position, ip)) => deliver::from_frame(io, cx, position, ip, place, opening.tx),
+        Ok(ip) => deliver::from_frame(io, cx, run.tunnel.position, ip, place, opening.tx),
         Err(reason) => Err((opening.tx, reason)),
     };
     match delivered {
@@ -191,7 +195,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
             drops::add(&io.counters.opened, 1);
             // What is for the gateway itself must not hold up what goes through it.
             let next = next.filter(|next| io.ports.kernel != Some(next.port));
-            if let (Some(next), Some(slot)) = (next, expected.get_mut(session.peer.index())) {
+            if let (Some(next), Some(slot)) = (next, expected.get_mut(run.session.peer.index())) {
                 *slot = next;
             }
         }
@@ -203,25 +207,19 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], mut opening: Op
     }
 }
 
-/// 4. The inner packet, with its DS byte brought up to date, and its tunnel's position.
-fn check(
-    snapshot: &Snapshot,
-    session: &Session,
-    outer_ds: u8,
-    plaintext: &mut [u8],
-) -> Result<(usize, Ip), Drop> {
+/// 4. The inner packet, with its DS byte brought up to date.
+fn check(run: &Run<'_>, outer_ds: u8, plaintext: &mut [u8]) -> Result<Ip, Drop> {
     let ip = parse::ip(plaintext).ok_or(Drop::Malformed)?;
-    let tunnel = snapshot.tunnels.get(session.tunnel.index()).ok_or(Drop::SourceNotAllowed)?;
     let source = ip.source(plaintext);
-    if tunnel.allowed_ips.lookup(source) != Some(session.peer) {
+    if run.tunnel.allowed_ips.lookup(source) != Some(run.session.peer) {
         return Err(Drop::SourceNotAllowed);
     }
     if martian::source(source) || martian::destination(ip.destination(plaintext)) {
         return Err(Drop::Martian);
     }
-    let ds = ds::decapsulate(ip.ds, outer_ds, tunnel.copy_dscp).ok_or(Drop::EcnIllegal)?;
+    let ds = ds::decapsulate(ip.ds, outer_ds, run.tunnel.copy_dscp).ok_or(Drop::EcnIllegal)?;
     if ds != ip.ds {
         rewrite::set_ds(plaintext, ds);
     }
-    Ok((tunnel.position, ip))
+    Ok(ip)
 }

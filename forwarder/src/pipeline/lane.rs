@@ -164,11 +164,11 @@ impl Lane {
             inbound::run(&mut self.io, cx, &mut self.expected, frames, &sorted.messages);
             outbound::run(&mut self.io, cx, frames, &sorted.packets);
         }
-        for frame in self.rx.drain(..) {
-            if frame.origin == WAITED {
-                self.io.waiting.give(frame.frame);
+        for RxFrame { frame, origin, .. } in self.rx.drain(..) {
+            if origin == WAITED {
+                self.io.waiting.give(frame);
             } else {
-                self.io.ports.release(frame);
+                self.io.ports.release(origin, frame);
             }
         }
     }

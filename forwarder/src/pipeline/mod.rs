@@ -20,6 +20,7 @@ pub mod flow;
 mod inbound;
 mod lane;
 mod martian;
+mod neighbours;
 mod outbound;
 pub mod parse;
 mod ports;

@@ -4,7 +4,7 @@
 //! 2. route: the destination's group, and the path that the flow's bucket names
 //! 3. carry: size, TTL
 //! 4. reserve a transmit frame of the path's port; without a session or an egress the packet waits
-//! 5. draw counters, a run per session
+//! 5. draw counters, once per session
 //! 6. seal the batch, from the receive frames into the transmit frames
 //! 7. encapsulate and transmit
 
@@ -25,30 +25,26 @@ use crate::port::{BURST, RxFrame, TxFrame};
 use crate::wireguard::Session;
 use crate::wireguard::message::{DATA_HEADER_LEN, DataHeader};
 
-/// A packet with its path and its transmit frame.
-struct Sealing<'s> {
+/// A packet with its transmit frame.
+struct Sealing {
     tx: TxFrame,
-    exit: Exit<'s>,
-    counter: Option<u64>,
     source: Span,
-    /// Length of the plaintext with its padding.
-    padded: u32,
+    /// Length of the message.
+    len: u32,
     /// Position in the runs.
     run: u16,
     /// The outer header's DS byte.
     ds: u8,
+    /// There was a counter for it.
+    sealed: bool,
 }
 
-impl Sealing<'_> {
-    fn message_len(&self) -> usize {
-        message_len(self.padded as usize)
-    }
-}
-
-/// The packets of a batch that one session seals.
+/// The packets of a batch that one session seals, and what they have in common.
 struct Run<'s> {
     peer: PeerId,
     session: &'s Session,
+    tunnel: &'s Tunnel,
+    exit: Exit<'s>,
     packets: u64,
     counters: Range<u64>,
     sent: u64,
@@ -87,8 +83,10 @@ pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets:
             io.counters.drops.count(reason);
         }
     }
-    draw(cx, &mut batch, &mut runs);
-    seal(&mut batch, &runs, frames);
+    for run in &mut runs {
+        run.counters = run.session.draw(cx.now, run.packets);
+    }
+    seal(&mut batch, &mut runs, frames);
     transmit(io, batch, &runs);
     for run in &runs {
         if run.sent < run.packets {
@@ -108,7 +106,9 @@ fn admit(snapshot: &Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(), Drop>
     }
     let behind = snapshot.routes.lookup(source);
     let expected = match (packet.interface, behind) {
-        (Some(from), Some(Route::Interface { interface, .. })) => interface == from,
+        (Some(from), Some(Route::Hop(hop))) => {
+            snapshot.hops.get(hop.index()).is_some_and(|hop| hop.interface == from)
+        }
         (Some(_), _) => false,
         (None, Some(Route::Tunnel(_))) => snapshot.transit,
         (None, _) => true,
@@ -120,7 +120,7 @@ fn admit(snapshot: &Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(), Drop>
 fn route<'s>(snapshot: &'s Snapshot, packet: &Packet, bytes: &[u8]) -> Result<(&'s Group, PeerId), Drop> {
     let group = match (snapshot.routes.lookup(packet.ip.destination(bytes)), packet.interface) {
         (Some(Route::Tunnel(group)), _) => snapshot.groups.get(group.index()).ok_or(Drop::Unroutable)?,
-        (Some(Route::Kernel | Route::Interface { .. }), Some(InterfaceId(_))) => {
+        (Some(Route::Kernel | Route::Hop(_)), Some(InterfaceId(_))) => {
             return Err(Drop::NotSteered);
         }
         _ => return Err(Drop::Unroutable),
@@ -173,59 +173,55 @@ fn reserve<'s>(
     packet: &Packet,
     bytes: &[u8],
     peer: PeerId,
-    batch: &mut ArrayVec<Sealing<'s>, BURST>,
+    batch: &mut ArrayVec<Sealing, BURST>,
     runs: &mut ArrayVec<Run<'s>, BURST>,
 ) -> Result<(), Drop> {
-    let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
     let known = runs.iter().position(|run| run.peer == peer);
-    // A session may outlive its use: until there is a new one, packets wait as if there were none.
-    let session = path.session.as_deref().filter(|session| known.is_some() || session.sendable(cx.now));
-    let (Some(session), Some(encap)) = (session, &path.encap) else {
-        io.wait(cx, For::Session(peer), bytes);
-        io.control.want_session(peer);
-        return Ok(());
-    };
-    let exit = io.exit(path, encap)?;
-    let tunnel = cx.snapshot.tunnels.get(path.tunnel.index()).ok_or(Drop::Unroutable)?;
+    if known.is_none() {
+        let Some(run) = start(io, cx, peer)? else {
+            io.wait(cx, For::Session(peer), bytes);
+            io.control.want_session(peer);
+            return Ok(());
+        };
+        runs.push(run);
+    }
+    let position = known.unwrap_or(runs.len() - 1);
+    let run = &mut runs[position];
     // A peer pads to a multiple of 16, but not beyond the tunnel's MTU (section 5.4.6).
     let len = packet.ip.packet_len();
-    let padded = len.next_multiple_of(16).min(usize::from(tunnel.mtu)).max(len);
-    let tx = io.reserve(exit.port, usize::from(exit.at) + message_len(padded))?;
-    let run = known.unwrap_or_else(|| {
-        runs.push(Run { peer, session, packets: 0, counters: 0..0, sent: 0, bytes: 0 });
-        runs.len() - 1
-    });
-    runs[run].packets += 1;
-    let ds = ds::encapsulate(packet.ip.ds, tunnel.copy_dscp);
-    let (source, padded, run) = (packet.span, padded as u32, run as u16);
-    batch.push(Sealing { tx, exit, counter: None, source, padded, run, ds });
+    let padded = len.next_multiple_of(16).min(usize::from(run.tunnel.mtu)).max(len);
+    let len = message_len(padded);
+    let tx = io.reserve(run.exit.port, usize::from(run.exit.at) + len)?;
+    run.packets += 1;
+    let ds = ds::encapsulate(packet.ip.ds, run.tunnel.copy_dscp);
+    batch.push(Sealing { tx, source: packet.span, len: len as u32, run: position as u16, ds, sealed: false });
     Ok(())
 }
 
-/// 5. Counters, in order of arrival. The last packets of a run go without when the session is spent.
-fn draw(cx: Context<'_>, batch: &mut [Sealing<'_>], runs: &mut [Run<'_>]) {
-    for run in runs.iter_mut() {
-        run.counters = run.session.draw(cx.now, run.packets);
-    }
-    for sealing in batch {
-        let run = &mut runs[usize::from(sealing.run)];
-        sealing.counter = run.counters.next();
-        if sealing.counter.is_some() {
-            run.sent += 1;
-            run.bytes += sealing.message_len() as u64;
-        }
-    }
+/// A run of the peer's; `None` when its packets must wait, for a session or for an egress.
+#[cold]
+fn start<'s>(io: &Io, cx: Context<'s>, peer: PeerId) -> Result<Option<Run<'s>>, Drop> {
+    let path = cx.snapshot.paths.get(peer.index()).ok_or(Drop::Unroutable)?;
+    // A session may outlive its use: until there is a new one, packets wait as if there were none.
+    let session = path.session.as_deref().filter(|session| session.sendable(cx.now));
+    let (Some(session), Some(encap)) = (session, &path.encap) else { return Ok(None) };
+    let exit = io.exit(path, encap)?;
+    let tunnel = cx.snapshot.tunnels.get(path.tunnel.index()).ok_or(Drop::Unroutable)?;
+    Ok(Some(Run { peer, session, tunnel, exit, packets: 0, counters: 0..0, sent: 0, bytes: 0 }))
 }
 
-/// 6. Message headers and sealed payloads, each right where its outer header leaves off.
-fn seal(batch: &mut [Sealing<'_>], runs: &[Run<'_>], frames: &[RxFrame]) {
+/// 6. Message headers and sealed payloads, each right where its outer header leaves off. Counters go in order of
+///    arrival; the last packets of a run find none when the session is spent.
+fn seal(batch: &mut [Sealing], runs: &mut [Run<'_>], frames: &[RxFrame]) {
     let mut jobs = ArrayVec::<Seal, BURST>::new();
     for sealing in batch {
-        let Some(counter) = sealing.counter else { continue };
-        let session = runs[usize::from(sealing.run)].session;
-        let len = sealing.message_len();
-        let message = sealing.exit.message(&mut sealing.tx, len);
-        jobs.push(job(session, counter, sealing.source.bytes(frames), message));
+        let run = &mut runs[usize::from(sealing.run)];
+        let Some(counter) = run.counters.next() else { continue };
+        sealing.sealed = true;
+        run.sent += 1;
+        run.bytes += u64::from(sealing.len);
+        let message = run.exit.message(&mut sealing.tx, sealing.len as usize);
+        jobs.push(job(run.session, counter, sealing.source.bytes(frames), message));
     }
     aead::seal(&mut jobs);
 }
@@ -243,13 +239,13 @@ pub(super) fn job<'a>(
 }
 
 /// 7. Outer headers; frames without a counter go back.
-fn transmit(io: &mut Io, batch: ArrayVec<Sealing<'_>, BURST>, runs: &[Run<'_>]) {
+fn transmit(io: &mut Io, batch: ArrayVec<Sealing, BURST>, runs: &[Run<'_>]) {
     for sealing in batch {
-        let len = sealing.message_len();
-        if sealing.counter.is_some() {
-            io.send(sealing.exit, sealing.tx, len, sealing.ds);
+        let exit = runs[usize::from(sealing.run)].exit;
+        if sealing.sealed {
+            io.send(exit, sealing.tx, sealing.len as usize, sealing.ds);
         } else {
-            io.ports.cancel(sealing.exit.port, sealing.tx);
+            io.ports.cancel(exit.port, sealing.tx);
             io.counters.drops.count(Drop::SessionExpired);
         }
     }

@@ -1,11 +1,11 @@
 //! A lane's ports and what names them.
 
 use crate::id::PortId;
-use crate::port::{Destination, Port, RxFrame, TxFrame};
+use crate::port::{Destination, Frame, Port, TxFrame};
 
 /// The ports of one lane, by position.
 pub struct Ports {
-    /// The ports; [`RxFrame::origin`] is a position in this list.
+    /// The ports; [`RxFrame::origin`](crate::port::RxFrame::origin) is a position in this list.
     pub all: Vec<Box<dyn Port>>,
     /// Position of the port that transmits for a device, by [`PortId`].
     pub egress: Vec<Option<u16>>,
@@ -33,8 +33,8 @@ impl Ports {
         self.all[usize::from(at)].cancel(frame);
     }
 
-    pub(super) fn release(&mut self, frame: RxFrame) {
-        self.all[usize::from(frame.origin)].release(frame);
+    pub(super) fn release(&mut self, at: u16, frame: Frame) {
+        self.all[usize::from(at)].release(frame);
     }
 
     pub(super) fn flush(&mut self) {

@@ -1,6 +1,6 @@
 //! What a lane knows of the world: an immutable value that the control thread publishes.
 //!
-//! Workers and the slow path get the same routes, groups and sessions; they differ in [`Encap`] and
+//! Workers and the slow path get the same groups and sessions; they differ in routes and in [`Encap`] and
 //! [`Egress`], that is, in how a packet leaves.
 
 use std::net::IpAddr;
@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+pub use super::neighbours::{Mac, Neighbours};
 pub use super::prefixes::Prefixes;
-use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
+use crate::id::{GroupId, HopId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::wireguard::Session;
 
 /// A map for the packet path: std's table with a fast keyed hash. The key is drawn per process, so that
@@ -39,10 +40,10 @@ pub struct Snapshot {
     pub tunnels: Arc<[Tunnel]>,
     /// Sessions by the index that the peer uses for them.
     pub sessions: Arc<Map<u32, Arc<Session>>>,
-    /// How plain packets leave, by interface.
-    pub egresses: Arc<Map<InterfaceId, Egress>>,
-    /// MAC addresses of next hops.
-    pub neighbours: Arc<Map<Host, [u8; 6]>>,
+    /// How plain packets leave, by [`HopId`].
+    pub hops: Arc<[Hop]>,
+    /// MAC addresses of the hosts on our interfaces.
+    pub neighbours: Arc<Neighbours>,
     /// Whether opened packets may go out by another tunnel.
     pub transit: bool,
 }
@@ -57,27 +58,7 @@ pub struct FrameKey {
     /// Inner VLAN id, or 0.
     pub inner_vlan: u16,
     /// Destination MAC address.
-    pub mac: [u8; 6],
-}
-
-/// A host on a link, in the form that is quickly hashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Host {
-    /// An IPv4 address as IPv6's mapped one.
-    address: u128,
-    interface: InterfaceId,
-}
-
-impl Host {
-    /// The host with that address on the link of `interface`.
-    #[inline]
-    pub fn new(interface: InterfaceId, address: IpAddr) -> Self {
-        let address = match address {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
-        Self { address: address.to_bits(), interface }
-    }
+    pub mac: Mac,
 }
 
 /// The kernel's FIB with the groups' prefixes merged in.
@@ -91,12 +72,7 @@ pub enum Route {
     /// The kernel's own (local addresses, broadcast, multicast) or a route that only it can follow.
     Kernel,
     /// On or behind a layer-3 interface that has a port of ours.
-    Interface {
-        /// The interface.
-        interface: InterfaceId,
-        /// The router to send to; `None` when the destination is on the link.
-        gateway: Option<IpAddr>,
-    },
+    Hop(HopId),
     /// Unreachable, blackhole, prohibit.
     Unreachable,
 }
@@ -156,6 +132,26 @@ pub struct Tunnel {
     pub mtu: u16,
     /// DSCP is copied from inner to outer headers and back.
     pub copy_dscp: bool,
+}
+
+/// Where a route of [`Route::Hop`] leads.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    /// The interface that its packets leave by, and come in by.
+    pub interface: InterfaceId,
+    /// The router to send to; `None` when the destination is on the link.
+    pub router: Option<Router>,
+    /// How packets leave.
+    pub egress: Egress,
+}
+
+/// A router on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Router {
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its MAC address; `None` while it is not known: packets wait.
+    pub mac: Option<Mac>,
 }
 
 /// How plain packets leave by a layer-3 interface.

@@ -95,6 +95,11 @@ impl Frame {
     }
 
     /// The whole frame, whatever the range.
+    pub fn memory(&self) -> &[u8] {
+        self.memory
+    }
+
+    /// The whole frame, to be changed, whatever the range.
     pub fn memory_mut(&mut self) -> &mut [u8] {
         self.memory
     }

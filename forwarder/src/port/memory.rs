@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Arena, Destination, Layer, Port, PortCounters, RxFrame, TxFrame};
+use super::{Arena, Destination, Frame, Layer, Port, PortCounters, RxFrame, TxFrame};
 use crate::sync::lock;
 
 /// A port without a device. Like a device it sends only when it is flushed, and only then do its
@@ -83,9 +83,9 @@ impl Port for MemoryPort {
         received
     }
 
-    fn release(&mut self, frame: RxFrame) {
+    fn release(&mut self, frame: Frame) {
         self.wire().outstanding_rx -= 1;
-        self.rx.give(frame.frame);
+        self.rx.give(frame);
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {

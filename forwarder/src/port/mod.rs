@@ -87,7 +87,7 @@ pub trait Port: Send {
     fn receive(&mut self, origin: u16, max: usize, into: &mut Vec<RxFrame>) -> usize;
 
     /// Takes a received frame back.
-    fn release(&mut self, frame: RxFrame);
+    fn release(&mut self, frame: Frame);
 
     /// A free transmit frame with an empty range at offset 0, or `None` when all are in flight.
     fn reserve(&mut self) -> Option<TxFrame>;

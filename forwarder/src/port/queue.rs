@@ -76,7 +76,7 @@ impl Port for QueueTx {
     }
 
     /// Never called: nothing is received here.
-    fn release(&mut self, _frame: RxFrame) {}
+    fn release(&mut self, _frame: Frame) {}
 
     fn reserve(&mut self) -> Option<TxFrame> {
         if self.arena.available() == 0 {

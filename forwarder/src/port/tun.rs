@@ -83,8 +83,8 @@ impl Port for TunPort {
         into.len() - before
     }
 
-    fn release(&mut self, frame: RxFrame) {
-        self.uring.provide(frame.frame);
+    fn release(&mut self, frame: Frame) {
+        self.uring.provide(frame);
     }
 
     fn reserve(&mut self) -> Option<TxFrame> {

@@ -302,8 +302,8 @@ impl Port for XskPort {
         into.len() - before
     }
 
-    fn release(&mut self, frame: RxFrame) {
-        if let Some(index) = self.take_back(frame.frame) {
+    fn release(&mut self, frame: Frame) {
+        if let Some(index) = self.take_back(frame) {
             self.to_fill.push(self.bound.chunks[index as usize]);
         }
     }

@@ -2,7 +2,7 @@
 //! that workers leave for the control thread.
 
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{DerefMut, Range};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -135,21 +135,11 @@ impl Session {
         self.age(now) < REJECT_AFTER_TIME
     }
 
-    /// Runs authentic counters through the replay window, under its lock, in order, and writes to
-    /// `fresh[i]` whether `counters[i]` is new. The first new one confirms the session; none is counted
-    /// here, see [`Self::note_received`].
-    pub fn commit(&self, counters: &[u64], fresh: &mut [bool]) {
-        let mut any = false;
-        {
-            let mut replay = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
-            for (&counter, fresh) in counters.iter().zip(fresh) {
-                *fresh = replay.accept(counter);
-                any |= *fresh;
-            }
-        }
-        if any {
-            self.confirm();
-        }
+    /// The replay window, locked: authentic messages pass it in order of arrival, and those that it accepts are
+    /// noted by [`Self::note_received`].
+    #[inline]
+    pub fn replay(&self) -> impl DerefMut<Target = ReplayWindow> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that `packets` messages with `bytes` bytes of UDP payload were sent, `data` of which were
@@ -165,7 +155,8 @@ impl Session {
     }
 
     /// Notes that `packets` fresh, authentic messages with `bytes` bytes of UDP payload came in, `data` of
-    /// which were not empty, the latest from `endpoint`, if its outer checksums were right.
+    /// which were not empty, the latest from `endpoint`, if its outer checksums were right. The first ones confirm
+    /// the session.
     pub fn note_received(
         &self,
         now: Boottime,
@@ -174,6 +165,9 @@ impl Session {
         data: u64,
         endpoint: Option<Endpoint>,
     ) {
+        if !self.confirmed() {
+            self.confirmed.store(true, Relaxed);
+        }
         self.traffic.received.count(packets, bytes);
         self.traffic.received.mark(now, data > 0);
         if let Some(endpoint) = endpoint {
@@ -199,12 +193,6 @@ impl Session {
 
     fn age(&self, now: Boottime) -> Duration {
         now.since(self.created)
-    }
-
-    fn confirm(&self) {
-        if !self.confirmed() {
-            self.confirmed.store(true, Relaxed);
-        }
     }
 }
 
@@ -265,26 +253,24 @@ mod tests {
         assert!(session.spent());
     }
 
-    /// Section 5.4.6: a counter counts once, and the first fresh one confirms the session.
+    /// Section 5.4.6: a counter counts once.
     #[test]
-    fn commit_tells_fresh_from_replayed() {
+    fn the_window_tells_fresh_from_replayed() {
         let session = session();
-        let mut fresh = [false; 4];
-        session.commit(&[REJECT_AFTER_MESSAGES], &mut fresh);
-        assert!(!fresh[0] && !session.confirmed());
-        session.commit(&[3, 1, 3, 2], &mut fresh);
-        assert_eq!(fresh, [true, true, false, true]);
-        assert!(session.confirmed());
+        let accepts = |counter| session.replay().accept(counter);
+        assert!(!accepts(REJECT_AFTER_MESSAGES));
+        assert_eq!([3, 1, 3, 2].map(accepts), [true, true, false, true]);
     }
 
-    /// Packets and bytes are counted in one place, when the packet has been checked.
+    /// Packets and bytes are counted in one place, when the packet has been checked; and it is then that the peer
+    /// is known to have the keys (section 5.4.5).
     #[test]
-    fn a_received_packet_is_counted_with_its_bytes() {
+    fn a_received_packet_is_counted_with_its_bytes_and_confirms_the_session() {
         let session = session();
         let received = || (session.traffic.received.packets(), session.traffic.received.bytes());
-        session.commit(&[0, 1], &mut [false; 2]);
-        assert_eq!(received(), (0, 0));
+        assert!([0, 1].into_iter().all(|counter| session.replay().accept(counter)));
+        assert_eq!((received(), session.confirmed()), ((0, 0), false));
         session.note_received(at(1), 2, 96, 1, None);
-        assert_eq!(received(), (2, 96));
+        assert_eq!((received(), session.confirmed()), ((2, 96), true));
     }
 }

@@ -135,9 +135,7 @@ impl Lane {
         if self.bug == Some(Bug::RoamsTooEarly) {
             session.note_received(now, 1, bytes, data, endpoint);
         }
-        let mut fresh = [false];
-        session.commit(&[header.counter], &mut fresh);
-        if !fresh[0] && self.bug != Some(Bug::NoReplayWindow) {
+        if !session.replay().accept(header.counter) && self.bug != Some(Bug::NoReplayWindow) {
             return None;
         }
         session.note_received(now, 1, bytes, data, endpoint);

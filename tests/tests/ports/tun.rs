@@ -90,7 +90,7 @@ fn packets_from_the_kernel_keep_their_order() {
                         assert_eq!(rx.frame.bytes()[HEADERS..], seen.to_be_bytes());
                         seen += 1;
                     }
-                    port.release(rx);
+                    port.release(rx.frame);
                 }
             }
         }

@@ -89,7 +89,7 @@ fn exchange(address: &str, id: TunnelId) {
                 tx.frame.set_range(0, rx.frame.len());
                 tx.frame.bytes_mut().copy_from_slice(rx.frame.bytes());
                 port.transmit(tx, &Destination::Datagram { tunnel: id, to: source, tos: seen as u8 });
-                port.release(rx);
+                port.release(rx.frame);
                 seen += 1;
             }
         }
@@ -132,7 +132,7 @@ fn receiving_goes_on_after_all_frames_were_held() {
         while seen < 600 {
             for rx in held.drain(..) {
                 assert_eq!(rx.frame.bytes(), payload(seen));
-                port.release(rx);
+                port.release(rx.frame);
                 seen += 1;
             }
             held = receive(&mut port, PATIENCE);
@@ -157,7 +157,7 @@ fn what_arrives_while_one_waits_wakes() {
             });
             assert!(wakes(port.poll_fd().unwrap(), PATIENCE), "round {round}: nobody is woken");
             for rx in receive(&mut port, PATIENCE) {
-                port.release(rx);
+                port.release(rx.frame);
             }
             sender.join().unwrap();
         }
@@ -255,7 +255,7 @@ fn sockets_come_and_go_under_a_running_port() {
             // Once the port has seen the change.
             for rx in receive(&mut port, PATIENCE) {
                 seen += 1;
-                port.release(rx);
+                port.release(rx.frame);
             }
             send_with_tos(&peer, other, 0, b"other");
             let mut arrived = false;
@@ -271,7 +271,7 @@ fn sockets_come_and_go_under_a_running_port() {
                         assert_eq!((tunnel, rx.frame.bytes()), (TunnelId(0), &payload(seen)[..]));
                         seen += 1;
                     }
-                    port.release(rx);
+                    port.release(rx.frame);
                 }
             }
         }
@@ -315,7 +315,7 @@ fn sockets_may_change_at_every_turn() {
             let source = peer.local_addr().unwrap();
             assert_eq!(layers, [Layer::Datagram { tunnel: next, source, ds: 0 }], "round {round}");
             for rx in frames {
-                port.release(rx);
+                port.release(rx.frame);
             }
         }
     });
@@ -339,7 +339,7 @@ fn what_a_socket_received_before_it_went_arrives() {
                 assert_eq!(rx.layer, Layer::Datagram { tunnel: TunnelId(0), source, ds: 0 });
                 assert_eq!(rx.frame.bytes(), payload(seen));
                 seen += 1;
-                port.release(rx);
+                port.release(rx.frame);
             }
             port.flush();
             sockets.replace([(TunnelId(round), sockets.bind(&tunnel("wg1", 0)).unwrap())].into());

@@ -197,12 +197,12 @@ fn what_arrives_is_received_and_echoed_byte_by_byte_on_every_queue() {
                     assert_eq!(rx.layer, Layer::Ethernet(PORT));
                     // The kernel's own traffic on a new interface is IPv6.
                     if rx.frame.bytes()[12..14] != EXPERIMENTAL.to_be_bytes() {
-                        port.release(rx);
+                        port.release(rx.frame);
                         continue;
                     }
                     assert_eq!(rx.frame.bytes(), frame(number(rx.frame.bytes())));
                     assert!(transmit(port, rx.frame.bytes()));
-                    port.release(rx);
+                    port.release(rx.frame);
                     received += 1;
                 }
                 port.flush();
@@ -247,7 +247,7 @@ fn receiving_goes_on_after_all_frames_were_held() {
         assert!(held.len() >= RING as usize, "{}", held.len());
         assert!(ports.iter().map(|p| p.counters().rx_lost).sum::<u64>() > 0);
         for (i, rx) in held {
-            ports[i].release(rx);
+            ports[i].release(rx.frame);
         }
         ports.iter_mut().for_each(Port::flush);
         far.send(&frame(99));

@@ -10,7 +10,7 @@ use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::pipeline::Control;
 use crate::pipeline::control::Refused;
 use crate::port::memory::MemoryPort;
-use crate::port::{Destination, Port, PortCounters, RxFrame, TxFrame};
+use crate::port::{Destination, Frame, Port, PortCounters, RxFrame, TxFrame};
 use crate::wireguard::message::{CookieReply, Handshake};
 
 /// Notes what lanes ask for.
@@ -63,7 +63,7 @@ impl Port for Watched {
     fn receive(&mut self, origin: u16, max: usize, into: &mut Vec<RxFrame>) -> usize {
         self.port.receive(origin, max, into)
     }
-    fn release(&mut self, frame: RxFrame) {
+    fn release(&mut self, frame: Frame) {
         self.port.release(frame);
     }
     fn reserve(&mut self) -> Option<TxFrame> {

@@ -152,7 +152,7 @@ impl Run {
             2 => b.publish(|snapshot| snapshot.neighbours = Arc::default()),
             3 => b.publish(|snapshot| snapshot.transit = !snapshot.transit),
             4 => b.publish(|snapshot| snapshot.groups = Arc::new([])),
-            5 => b.publish(|snapshot| snapshot.egresses = Arc::default()),
+            5 => b.publish(|snapshot| snapshot.hops = Arc::new([])),
             6 => b.publish(|snapshot| snapshot.sessions = Arc::default()),
             _ => b.snapshot = with_fields_of(original, b.snapshot.generation + 1),
         }
@@ -296,7 +296,7 @@ fn with_fields_of(snapshot: &Snapshot, generation: u64) -> Snapshot {
         paths: Arc::clone(&snapshot.paths),
         sessions: Arc::clone(&snapshot.sessions),
         tunnels: Arc::clone(&snapshot.tunnels),
-        egresses: Arc::clone(&snapshot.egresses),
+        hops: Arc::clone(&snapshot.hops),
         neighbours: Arc::clone(&snapshot.neighbours),
         transit: snapshot.transit,
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{LAN, LAN_PORT, MTU, PATHS};
 use crate::clock::Boottime;
-use crate::id::{GroupId, InterfaceId, PeerId, PortId, TunnelId};
+use crate::id::{GroupId, HopId, InterfaceId, PeerId, PortId, TunnelId};
 use crate::pipeline::flow;
 use crate::pipeline::snapshot::{
-    Egress, Encap, FrameKey, Group, Host, Map, Path, Prefixes, Route, Routes, Snapshot, Tunnel,
+    Egress, Encap, FrameKey, Group, Hop, Map, Path, Prefixes, Route, Router, Routes, Snapshot, Tunnel,
 };
 use crate::wireguard::{Role, Session, SessionId, SessionKeys};
 
@@ -110,14 +110,14 @@ impl Site {
 
     pub(super) fn routes(self) -> Routes {
         let (here, there) = (self.number, 3 - self.number);
-        let lan = Route::Interface { interface: LAN, gateway: None };
+        let [lan, elsewhere, router] = [0, 1, 2].map(|hop| Route::Hop(HopId(hop)));
         let routes = [
             (format!("10.{here}.0.0/16"), lan),
             (format!("10.{here}.0.1/32"), Route::Kernel),
             (format!("10.{here}.99.0/24"), Route::Unreachable),
-            (format!("10.{here}.50.0/24"), Route::Interface { interface: InterfaceId(11), gateway: None }),
+            (format!("10.{here}.50.0/24"), elsewhere),
             (format!("10.{there}.0.0/16"), Route::Tunnel(GroupId(0))),
-            ("172.16.0.0/12".into(), Route::Interface { interface: LAN, gateway: Some(self.host(false)) }),
+            ("172.16.0.0/12".into(), router),
             ("192.0.0.0/16".into(), Route::Kernel),
             (format!("2001:db8:{here}::/48"), lan),
             (format!("2001:db8:{there}::/48"), Route::Tunnel(GroupId(0))),
@@ -150,7 +150,7 @@ impl Site {
         let key =
             FrameKey { port: LAN_PORT, outer_vlan: vlan(0), inner_vlan: vlan(1), mac: self.gateway_mac(0) };
         let ports = [LAN_PORT].into_iter().collect();
-        let egress = Egress::ethernet(ports, self.gateway_mac(0), self.plan.lan_vlans, 1500);
+        let egress = Egress::ethernet(ports, self.gateway_mac(0), self.plan.lan_vlans, 1500).unwrap();
         let tunnels = (0..PATHS).map(|i| Tunnel {
             position: i,
             addresses: [self.address(false, 100 + i as u8)].into(),
@@ -159,7 +159,8 @@ impl Site {
             mtu: MTU,
             copy_dscp: self.plan.copy_dscp,
         });
-        let neighbours = [false, true].map(|ipv6| (Host::new(LAN, self.host(ipv6)), self.host_mac()));
+        let neighbours = [false, true].map(|ipv6| (LAN, self.host(ipv6), self.host_mac()));
+        let router = Router { address: self.host(false), mac: Some(self.host_mac()) };
         Snapshot {
             generation: 1,
             interfaces: Arc::new(Map::from_iter([(key, LAN)])),
@@ -170,8 +171,12 @@ impl Site {
             ),
             paths,
             tunnels: tunnels.collect(),
-            egresses: Arc::new(Map::from_iter([(LAN, egress.unwrap()), (InterfaceId(11), Egress::Kernel)])),
-            neighbours: Arc::new(Map::from_iter(neighbours)),
+            hops: Arc::new([
+                Hop { interface: LAN, router: None, egress: egress.clone() },
+                Hop { interface: InterfaceId(11), router: None, egress: Egress::Kernel },
+                Hop { interface: LAN, router: Some(router), egress },
+            ]),
+            neighbours: Arc::new(neighbours.into_iter().collect()),
             transit: false,
         }
     }

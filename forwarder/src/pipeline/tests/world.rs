@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::doubles::{Cancelled, Recorder, Watched};
 use super::packets::{ethernet, is_sealed};
 use super::site::{Plan, Site};
-use super::{LAN, LAN_PORT, PATHS, ROOM, START, TUN, UDP};
+use super::{LAN_PORT, PATHS, ROOM, START, TUN, UDP};
 use crate::aead;
 use crate::clock::Boottime;
 use crate::drops::Drop;
@@ -76,10 +76,13 @@ impl Gateway {
     /// Has packets for the LAN leave by these ports.
     pub(super) fn set_lan_ports(&mut self, by: &[PortId]) {
         self.publish(|snapshot| {
-            let mut egresses = (*snapshot.egresses).clone();
-            let Some(Egress::Ethernet { ports, .. }) = egresses.get_mut(&LAN) else { panic!("no LAN") };
-            *ports = by.iter().copied().collect();
-            snapshot.egresses = Arc::new(egresses);
+            let mut hops = snapshot.hops.to_vec();
+            for hop in &mut hops {
+                if let Egress::Ethernet { ports, .. } = &mut hop.egress {
+                    *ports = by.iter().copied().collect();
+                }
+            }
+            snapshot.hops = hops.into();
         });
     }
 

@@ -163,11 +163,7 @@ impl Node {
             authentic: false,
         }];
         aead::open(&mut jobs);
-        let mut fresh = [false];
-        if jobs[0].authentic {
-            session.commit(&[counter], &mut fresh);
-        }
-        if !fresh[0] {
+        if !jobs[0].authentic || !session.replay().accept(counter) {
             return None;
         }
         let endpoint = (!session.comes_from(source)).then_some(Endpoint { remote: source });

@@ -40,14 +40,16 @@ fn model_a_message_is_fresh_once() {
     explore(|| {
         let session = session();
         let other = Arc::clone(&session);
-        let commit = |session: &Session, counters: [u64; 2]| {
-            let mut fresh = [false; 2];
-            session.commit(&counters, &mut fresh);
+        let accept = |session: &Session, counters: [u64; 2]| {
+            let mut window = session.replay();
+            let fresh = counters.map(|counter| window.accept(counter));
+            drop(window);
+            session.note_received(START, 1, 32, 0, None);
             fresh
         };
-        let committing = thread::spawn(move || commit(&other, [5, 6]));
-        let mine = commit(&session, [6, 7]);
-        let theirs = committing.join().unwrap();
+        let accepting = thread::spawn(move || accept(&other, [5, 6]));
+        let mine = accept(&session, [6, 7]);
+        let theirs = accepting.join().unwrap();
         assert!(theirs[0] && mine[1]);
         assert!(theirs[1] != mine[0], "counter 6");
         assert!(session.confirmed());
@@ -91,7 +93,7 @@ fn promotion() {
     let working = {
         let next = Arc::clone(&next);
         thread::spawn(move || {
-            next.commit(&[0], &mut [false]);
+            assert!(next.replay().accept(0));
             next.note_received(START, 1, 32, 0, Some(Endpoint { remote: elsewhere }));
         })
     };
