@@ -32,7 +32,7 @@ ids! {
     /// A group: the peers that carry the same prefixes in parallel.
     GroupId(u16),
     /// A hop: an interface, or a router on it, that routes lead to.
-    HopId(u16),
+    HopId(u32),
     /// A port: a device with AF_XDP sockets (a bond's slave or a plain interface).
     PortId(u16),
     /// A layer-3 interface of the kernel (bond0, bond0.100, eth1), by ifindex.

@@ -81,15 +81,11 @@ struct Hops {
 }
 
 impl Hops {
-    /// The route to a hop; the kernel's when there are no more numbers.
-    fn route(&mut self, hop: (InterfaceId, Option<IpAddr>)) -> Route {
-        if let Some(id) = self.ids.get(&hop) {
-            return Route::Hop(*id);
-        }
-        let Ok(id) = u16::try_from(self.list.len()) else { return Route::Kernel };
-        self.list.push(hop);
-        self.ids.insert(hop, HopId(id));
-        Route::Hop(HopId(id))
+    fn id(&mut self, hop: (InterfaceId, Option<IpAddr>)) -> HopId {
+        *self.ids.entry(hop).or_insert_with(|| {
+            self.list.push(hop);
+            HopId(self.list.len() as u32 - 1)
+        })
     }
 }
 
@@ -133,7 +129,7 @@ fn target(
 ) -> Target {
     match (route.kind, route.interface) {
         (RouteKind::Unicast, Some(id)) if id == tun => Target::Tun,
-        (RouteKind::Unicast, Some(id)) if ours(id) => Target::Other(hops.route((id, route.gateway))),
+        (RouteKind::Unicast, Some(id)) if ours(id) => Target::Other(Route::Hop(hops.id((id, route.gateway)))),
         (RouteKind::Unreachable, _) => Target::Other(Route::Unreachable),
         _ => Target::Other(Route::Kernel),
     }

@@ -51,7 +51,7 @@ pub(super) struct Message<'s> {
     pub span: Span,
     /// The outer header's DS byte.
     pub ds: u8,
-    /// The outer IP header's offset in the frame; `None` when the kernel has verified the checksums.
+    /// The outer IP header's offset in what was received; `None` when the kernel has verified the checksums.
     pub outer: Option<u8>,
 }
 

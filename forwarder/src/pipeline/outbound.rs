@@ -83,6 +83,7 @@ pub(super) fn run(io: &mut Io, cx: Context<'_>, frames: &mut [RxFrame], packets:
             io.counters.drops.count(reason);
         }
     }
+    // 5. Counters.
     for run in &mut runs {
         run.counters = run.session.draw(cx.now, run.packets);
     }

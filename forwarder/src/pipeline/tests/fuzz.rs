@@ -16,7 +16,7 @@ use crate::fuzzing::Reader;
 use crate::id::{PeerId, TunnelId};
 use crate::pipeline::control::Injected;
 use crate::pipeline::parse;
-use crate::pipeline::snapshot::Snapshot;
+use crate::pipeline::snapshot::{Egress, Hop, Snapshot};
 use crate::port::Layer;
 
 /// Steps per input.
@@ -149,10 +149,13 @@ impl Run {
         match change % 8 {
             0 => b.set_path(path, |path| path.session = None),
             1 => b.set_path(path, |path| path.encap = None),
-            2 => b.publish(|snapshot| snapshot.neighbours = Arc::default()),
+            2 => b.forget_neighbours(),
             3 => b.publish(|snapshot| snapshot.transit = !snapshot.transit),
             4 => b.publish(|snapshot| snapshot.groups = Arc::new([])),
-            5 => b.publish(|snapshot| snapshot.hops = Arc::new([])),
+            5 => b.publish(|snapshot| {
+                let kernels = |hop: &Hop| Hop { egress: Egress::Kernel, ..hop.clone() };
+                snapshot.hops = snapshot.hops.iter().map(kernels).collect();
+            }),
             6 => b.publish(|snapshot| snapshot.sessions = Arc::default()),
             _ => b.snapshot = with_fields_of(original, b.snapshot.generation + 1),
         }

@@ -1,6 +1,5 @@
 //! Packets that wait for a session or a neighbour.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::packets::{Inner, bytes};
@@ -92,8 +91,7 @@ fn stale_packets_are_dropped() {
 #[test]
 fn packets_wait_for_the_neighbour() {
     let mut world = World::new(Plan::default());
-    let known = world.b.snapshot.neighbours.clone();
-    world.b.publish(|snapshot| snapshot.neighbours = Arc::default());
+    world.b.forget_neighbours();
     (0..140).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
     world.settle();
     let asked = (LAN, world.b.site.host(false));
@@ -103,10 +101,29 @@ fn packets_wait_for_the_neighbour() {
     world.settle();
     assert!(world.b.lan.take().is_empty());
 
-    world.b.publish(|snapshot| snapshot.neighbours = known);
+    world.b.learn_neighbours();
     (140..150).for_each(|n| world.a.lan_sends(&numbered(world.a.site, n).packet()));
     world.settle();
     let frames = bytes(world.b.lan.take());
     assert_eq!(numbers(&frames), (12..150).collect::<Vec<_>>());
     assert!(frames.iter().all(|f| f[22] == 62), "TTL drops by two, however often a packet tried");
+}
+
+/// The same for those that go by a router of the LAN.
+#[test]
+fn packets_wait_for_the_router() {
+    let mut world = World::new(Plan::default());
+    world.b.forget_neighbours();
+    for n in 0..3 {
+        let inner = Inner { to: "172.16.5.5".parse().unwrap(), ..numbered(world.a.site, n) };
+        world.b.wire_brings(0, &world.a.seal(0, n.into(), &inner.packet(), 0));
+    }
+    world.b.turn(world.now);
+    assert_eq!(*world.b.control.neighbours.lock().unwrap(), [(LAN, world.b.site.host(false)); 3]);
+    assert!(world.b.lan.take().is_empty());
+
+    world.b.learn_neighbours();
+    world.b.turn(world.now);
+    assert_eq!(numbers(&bytes(world.b.lan.take())), [0, 1, 2]);
+    assert_eq!(world.b.all_drops(), []);
 }

@@ -86,6 +86,23 @@ impl Gateway {
         });
     }
 
+    /// Has it know no MAC addresses on its links.
+    pub(super) fn forget_neighbours(&mut self) {
+        self.publish(|snapshot| {
+            let mut hops = snapshot.hops.to_vec();
+            for router in hops.iter_mut().filter_map(|hop| hop.router.as_mut()) {
+                router.mac = None;
+            }
+            (snapshot.hops, snapshot.neighbours) = (hops.into(), Arc::default());
+        });
+    }
+
+    /// Has it know all of them again.
+    pub(super) fn learn_neighbours(&mut self) {
+        let whole = self.site.snapshot(START);
+        self.publish(|snapshot| (snapshot.hops, snapshot.neighbours) = (whole.hops, whole.neighbours));
+    }
+
     /// Puts the packet on the LAN, addressed to the gateway.
     pub(super) fn lan_sends(&self, packet: &[u8]) {
         let site = self.site;
