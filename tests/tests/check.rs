@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use forwarder::id::InterfaceId;
-use forwarder::kernel::{Link, LinkKind};
+use forwarder::kernel::Link;
 use forwarder::tun::Tun;
 use forwarder::xdp::Program;
 use nix::net::if_::if_nametoindex;
@@ -247,16 +247,11 @@ fn change(file: &Path, from: &str, to: &str) {
 /// A device of the namespace that the thread is in, as far as attaching needs it.
 fn link(name: &str) -> Link {
     Link {
-        id: InterfaceId(if_nametoindex(name).unwrap()),
         name: name.into(),
-        altnames: Vec::new(),
-        mac: [0; 6],
         mtu: 1500,
         up: true,
         carrier: true,
-        master: None,
-        kind: LinkKind::Plain,
-        slave: None,
+        ..Link::new(InterfaceId(if_nametoindex(name).unwrap()))
     }
 }
 

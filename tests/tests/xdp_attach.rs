@@ -13,7 +13,7 @@ use std::{
 
 use forwarder::{
     id::InterfaceId,
-    kernel::{Link, LinkKind},
+    kernel::Link,
     xdp::{
         Program, XdpError,
         query::{self, AttachMode},
@@ -227,16 +227,12 @@ fn veth_pair() -> Link {
 
 fn link(name: &str) -> Link {
     Link {
-        id: InterfaceId(if_nametoindex(name).unwrap()),
         name: name.into(),
-        altnames: Vec::new(),
         mac: MAC,
         mtu: 1500,
         up: true,
         carrier: true,
-        master: None,
-        kind: LinkKind::Plain,
-        slave: None,
+        ..Link::new(InterfaceId(if_nametoindex(name).unwrap()))
     }
 }
 

@@ -117,15 +117,12 @@ mod tests {
 
     fn slave(active: bool, actor_state: u8, partner_state: u16) -> Link {
         Link {
-            id: InterfaceId(3),
             name: "eth1".into(),
-            altnames: vec![],
             mac: [2; 6],
             mtu: 1500,
             up: true,
             carrier: true,
             master: Some(InterfaceId(2)),
-            kind: LinkKind::Plain,
             slave: Some(SlaveState {
                 mii_up: true,
                 active,
@@ -134,6 +131,7 @@ mod tests {
                 partner_state,
                 permanent_mac: [2; 6],
             }),
+            ..Link::new(InterfaceId(3))
         }
     }
 

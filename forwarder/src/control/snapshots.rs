@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::id::PortId;
-    use crate::kernel::{Link, LinkKind, Neighbour};
+    use crate::kernel::{Link, Neighbour};
     use crate::topology::{InterfacePlan, Mode, PortPlan};
 
     const LAN: InterfaceId = InterfaceId(2);
@@ -234,18 +234,7 @@ mod tests {
     #[test]
     fn hops_have_what_is_known_of_them() {
         let [known, unknown] = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse::<IpAddr>().unwrap());
-        let link = Link {
-            id: LAN,
-            name: "lan".into(),
-            altnames: vec![],
-            mac: [2; 6],
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            master: None,
-            kind: LinkKind::Plain,
-            slave: None,
-        };
+        let link = Link { mac: [2; 6], mtu: 1500, up: true, carrier: true, ..Link::new(LAN) };
         let neighbour = Neighbour { interface: LAN, address: known, mac: [4; 6] };
         let view = View { links: vec![link], neighbours: vec![neighbour], ..View::default() };
         let hops = vec![(LAN, None), (LAN, Some(known)), (LAN, Some(unknown)), (InterfaceId(3), None)];

@@ -72,6 +72,24 @@ pub struct Link {
     pub slave: Option<SlaveState>,
 }
 
+impl Link {
+    /// A plain device of that index, which is down, and of which nothing else is known.
+    pub fn new(id: InterfaceId) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            altnames: Vec::new(),
+            mac: [0; 6],
+            mtu: 0,
+            up: false,
+            carrier: false,
+            master: None,
+            kind: LinkKind::Plain,
+            slave: None,
+        }
+    }
+}
+
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkKind {

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::config::wg_quick;
     use crate::id::InterfaceId;
-    use crate::kernel::{Link, LinkKind};
+    use crate::kernel::Link;
 
     /// A tunnel to 10.2.0.1 with these lines in `[Interface]`.
     fn tunnel(interface: &str, allowed: &str) -> TunnelConfig {
@@ -123,16 +123,12 @@ mod tests {
     /// A default route by a router on eth0, and more on-link prefixes.
     fn view(on_link: &[&str]) -> View {
         let eth0 = Link {
-            id: InterfaceId(2),
             name: "eth0".into(),
-            altnames: vec![],
             mac: [2; 6],
             mtu: 1500,
             up: true,
             carrier: true,
-            master: None,
-            kind: LinkKind::Plain,
-            slave: None,
+            ..Link::new(InterfaceId(2))
         };
         let route = |prefix: &str| Route {
             protocol: 3,

@@ -112,16 +112,13 @@ impl Machine {
 
 fn link(id: u32, name: &str, kind: LinkKind) -> Link {
     Link {
-        id: InterfaceId(id),
         name: name.to_owned(),
-        altnames: Vec::new(),
         mac: [2, 0, 0, 0, 0, id as u8],
         mtu: 1500,
         up: true,
         carrier: true,
-        master: None,
         kind,
-        slave: None,
+        ..Link::new(InterfaceId(id))
     }
 }
 

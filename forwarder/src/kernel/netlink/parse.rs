@@ -23,16 +23,10 @@ use crate::kernel::{Address, BondMode, Link, LinkKind, Neighbour, Resolved, Rout
 pub fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
-        id: InterfaceId(message.header.index),
-        name: String::new(),
-        altnames: Vec::new(),
-        mac: [0; 6],
-        mtu: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
-        master: None,
         kind: link_kind(message),
-        slave: None,
+        ..Link::new(InterfaceId(message.header.index))
     };
     for attribute in &message.attributes {
         match attribute {
