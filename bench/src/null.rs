@@ -1,8 +1,8 @@
 //! A gateway that seals nothing: the ceiling of a lab.
 //!
 //! Inner packets are copied behind the headers of a WireGuard message, with room for its tag, and at the far end
-//! they are copied out again. Ports, rests and bursts are `forwarder`'s, so what it lacks to this rate is the price
-//! of its pipeline and of the AEAD.
+//! they are copied out again. Ports, bursts, rests and wakeups are `forwarder`'s, so what it lacks to this rate is
+//! the price of its pipeline and of the AEAD.
 //!
 //! ```text
 //!  0     14     34    42        58               .. 16 bytes
@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use forwarder::clock::boottime;
 use forwarder::id::PortId;
+use forwarder::pace::{Next, Pace};
 use forwarder::port::xsk::{RING, XskPort};
 use forwarder::port::{BURST, Destination, Port as _, RxFrame, TxFrame};
 use forwarder::topology::Mode;
@@ -33,8 +35,6 @@ const TAG: usize = 16;
 const INNER_AT: usize = HEADERS + MESSAGE_HEADER;
 /// Padding ends here: the tunnel's MTU.
 const MTU: usize = 1420;
-/// Empty turns after which it waits for frames instead of resting.
-const PATIENCE: u32 = 8;
 /// Longest wait in milliseconds.
 const MAX_WAIT: u8 = 100;
 
@@ -53,7 +53,7 @@ pub struct Options {
     /// Frames that are taken from a port at once
     #[arg(long, default_value_t = BURST, value_parser = parse_burst)]
     burst: usize,
-    /// Microseconds of rest after a turn that was no full burst
+    /// Microseconds of rest, where there are many packets, after a turn that was no full burst
     #[arg(long, default_value_t = 50)]
     rest: u64,
     /// Frames that may be on their way out of one port
@@ -78,16 +78,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut gateway = Gateway::open(options)?;
     println!("ready");
     let rest = Duration::from_micros(options.rest);
-    let mut idle = 0;
+    let mut pace = Pace::default();
     loop {
         let received = gateway.turn();
-        idle = if received > 0 { 0 } else { idle + 1 };
-        if idle > PATIENCE && !gateway.unsent() {
-            gateway.wait();
-        } else if received < options.burst && !rest.is_zero() {
-            thread::sleep(rest);
-        } else {
-            thread::yield_now();
+        match pace.after(received, boottime()) {
+            _ if received >= options.burst => thread::yield_now(),
+            Next::Wait if !gateway.unsent() => gateway.wait(),
+            _ if rest.is_zero() => thread::yield_now(),
+            _ => thread::sleep(rest),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod drops;
 pub mod fuzzing;
 pub mod id;
 pub mod kernel;
+pub mod pace;
 pub mod pipeline;
 pub mod port;
 pub mod publish;

@@ -1,26 +1,21 @@
 //! The loop that drives a lane: take the newest snapshot, send what the control thread injected, turn
-//! the lane, rest.
+//! the lane, rest or wait.
 //!
 //! Workers (AF_XDP) and the slow path (TUN, UDP) run this same loop; they differ in their ports.
 
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 use rustix::process::nice;
 
-use crate::clock;
+use crate::clock::{self, Boottime};
+use crate::pace::{Next, Pace, REST};
 use crate::pipeline::Lane;
-use crate::port::BURST;
 use crate::publish::Subscriber;
 
-/// How long a lane that just had packets rests before it looks again. A rest lets a burst gather, and
-/// costs one wakeup per burst rather than one per packet; it is far below the latency of a WAN.
-const REST: Duration = Duration::from_micros(50);
-/// Empty turns after which a lane waits for its descriptors instead of resting, unless it has frames to send.
-const PATIENCE: u32 = 8;
 /// How much nicer threads behind the workers are: a ninth of their share where those leave nothing.
 const NICE: i32 = 10;
 /// Longest wait in milliseconds, so that waiting packets age even when nothing happens.
@@ -91,25 +86,21 @@ impl Worker {
 
     /// Runs until told to stop; gives the lane back, so that its ports can be closed in order.
     fn run(mut self) -> Lane {
-        let mut idle = 0;
+        let mut pace = Pace::default();
         while !self.stop.load(Ordering::Acquire) {
-            let received = self.turn();
-            idle = if received > 0 { 0 } else { idle + 1 };
-            if idle > PATIENCE && !self.unsent() {
-                self.wait();
-            } else if received < BURST {
-                std::thread::sleep(REST);
-            } else {
-                // There is more; but a sender that shares the core must not find a full ring only because
-                // nobody else ran: `docs/decisions/0003-a-rest-between-turns.md`.
-                std::thread::yield_now();
+            let now = clock::boottime();
+            let received = self.turn(now);
+            match pace.after(received, now) {
+                Next::Again => std::thread::yield_now(),
+                Next::Wait if !self.unsent() => self.wait(),
+                // A device without room says nothing when it has some.
+                Next::Rest | Next::Wait => std::thread::sleep(REST),
             }
         }
         self.lane
     }
 
-    fn turn(&mut self) -> usize {
-        let now = clock::boottime();
+    fn turn(&mut self, now: Boottime) -> usize {
         while let Some(message) = self.snapshots.next_injected() {
             self.lane.inject(self.snapshots.current(), now, &message);
         }
@@ -121,13 +112,16 @@ impl Worker {
         self.lane.ports().all.iter().any(|port| port.unsent())
     }
 
+    /// By `poll`: with `epoll` every frame that arrives costs more, those that find the lane awake, too.
     fn wait(&self) {
         let ports = self.lane.ports().all.iter().filter_map(|port| port.poll_fd());
-        let fds = ports.chain([self.snapshots.wake_fd()]);
+        let fds = iter::once(self.snapshots.wake_fd()).chain(ports);
         let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         // A signal (EINTR) ends the wait early, which is harmless.
         let _ = nix::poll::poll(&mut fds, MAX_WAIT);
-        self.snapshots.acknowledge();
+        if fds[0].any().unwrap_or_default() {
+            self.snapshots.acknowledge();
+        }
     }
 }
 
@@ -136,6 +130,7 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
     use std::os::fd::BorrowedFd;
     use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
 
     use rustix::process::getpriority_process;
 
