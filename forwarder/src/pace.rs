@@ -3,6 +3,7 @@
 //! A wakeup costs about as much as a packet, and a rest costs delay. So few packets wake the lane as they come,
 //! and of many each rest gathers a burst: `docs/decisions/0003-few-packets-wake-many-gather.md`.
 
+use std::mem;
 use std::time::Duration;
 
 use crate::clock::Boottime;
@@ -11,11 +12,9 @@ use crate::port::BURST;
 /// How long a lane with many packets rests before it looks again. It is far below the latency of a WAN.
 pub const REST: Duration = Duration::from_micros(50);
 /// Packets in a second that are many.
-const MANY: u64 = 128_000;
+const MANY: u32 = 128_000;
 /// How long packets are counted to tell. A sender's own bursts are shorter.
 const WINDOW: Duration = Duration::from_millis(1);
-/// Turns without a packet after which even a lane with many of them waits to be woken.
-const PATIENCE: u32 = 2;
 
 /// What to do after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub enum Next {
     /// There is certainly more. But a sender that shares the core must not find a full ring only because nobody
     /// else ran: yield.
     Again,
-    /// There will be more: let it gather.
+    /// There will be more: let it gather. One turn without a packet proves nothing.
     Rest,
     /// Wait until something comes.
     Wait,
@@ -37,19 +36,21 @@ pub struct Pace {
     received: u64,
     /// There were many in the window before.
     many: bool,
-    /// Turns since the last packet.
-    empty: u32,
+    /// The last turn received nothing.
+    empty: bool,
 }
 
 impl Pace {
     /// After a turn at `now` that received so many packets.
     pub fn after(&mut self, received: usize, now: Boottime) -> Next {
         self.count(received as u64, now);
-        self.empty = if received > 0 { 0 } else { self.empty + 1 };
-        match self.many {
-            _ if received >= BURST => Next::Again,
-            true if self.empty < PATIENCE => Next::Rest,
-            _ => Next::Wait,
+        let empty_before = mem::replace(&mut self.empty, received == 0);
+        if received >= BURST {
+            Next::Again
+        } else if self.many && !(self.empty && empty_before) {
+            Next::Rest
+        } else {
+            Next::Wait
         }
     }
 
@@ -57,7 +58,7 @@ impl Pace {
         self.received += received;
         let window = now.since(self.since);
         if window >= WINDOW {
-            self.many = u128::from(self.received) * 1_000_000_000 >= window.as_nanos() * u128::from(MANY);
+            self.many = window <= Duration::from_secs(self.received) / MANY;
             (self.since, self.received) = (now, 0);
         }
     }
@@ -85,8 +86,8 @@ mod tests {
     /// A sender that sends every half millisecond what became due meanwhile.
     #[test]
     fn bursts_are_as_many_as_their_packets() {
-        for (burst, next) in [(60, Next::Wait), (63, Next::Wait)] {
-            assert_eq!(last(&mut Pace::default(), 0, 100, 500, burst), next, "{burst}");
+        for burst in [60, 63] {
+            assert_eq!(last(&mut Pace::default(), 0, 100, 500, burst), Next::Wait, "{burst}");
         }
         let mut pace = Pace::default();
         for tick in 0..100 {
