@@ -14,7 +14,7 @@ use crate::progress::Progress;
 pub struct Need {
     /// Its package on Debian and Ubuntu.
     pub package: &'static str,
-    /// How it shows on other systems: a program, or a header below /usr/include.
+    /// How it shows on other systems: a program, or a header (where not absolute, below /usr/include).
     pub shows: &'static str,
 }
 
@@ -39,7 +39,10 @@ pub const BUILD: &[Need] = &[
 pub const LINT: &[Need] = &[need("binutils", "objdump")];
 
 /// What it takes to build C for another processor.
-pub const CROSS: &[Need] = &[need("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc")];
+pub const CROSS: &[Need] = &[
+    need("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc"),
+    need("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/include/stdio.h"),
+];
 /// That processor's name in Rust.
 pub const CROSS_TARGET: &str = "aarch64-unknown-linux-gnu";
 
