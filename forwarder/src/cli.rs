@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -63,9 +62,10 @@ pub struct Options {
     /// wg-quick file, or folder of *.conf; repeatable [default: /etc/wireguard]
     #[arg(long = "config", value_name = "FILE|DIR")]
     configs: Vec<PathBuf>,
-    /// At most so many workers [default: as many as allowed cores and NIC queues]
+    /// At most so many workers; 0: no AF_XDP, all packets go by TUN and UDP sockets [default: as many as allowed
+    /// cores and NIC queues; 0 where the kernel has no AF_XDP]
     #[arg(long, value_name = "N")]
-    workers: Option<NonZeroUsize>,
+    workers: Option<usize>,
     /// Settings that wg-quick's format cannot say; all of them optional:
     /// workers = N, guard = "off"|"keep", transit = true|false,
     /// [[group]] with name = "..." and peers = ["TUNNEL", "TUNNEL/PEER", ...],
@@ -115,7 +115,7 @@ mod tests {
         let expected = RunOptions {
             interfaces: vec!["bond0".into(), "eth9".into()],
             configs: vec!["a.conf".into(), "/b".into()],
-            workers: NonZeroUsize::new(2),
+            workers: Some(2),
             settings: Some("s".into()),
             aead: Some(Engine::Ring),
             ..RunOptions::default()
@@ -128,7 +128,7 @@ mod tests {
         for line in [
             "forwarder",
             "forwarder run",
-            "forwarder run --iface a --workers 0",
+            "forwarder run --iface a --workers -1",
             "forwarder run --iface a --aead rot13",
             "forwarder fly",
         ] {

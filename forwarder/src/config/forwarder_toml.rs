@@ -15,7 +15,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -30,8 +29,8 @@ pub const DEFAULT_FILE: &str = "/etc/forwarder/forwarder.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// At most so many workers. Default: as many as cores and NIC queues allow.
-    pub workers: Option<NonZeroUsize>,
+    /// At most so many workers; 0 = without AF_XDP. Default: as many as cores and NIC queues allow.
+    pub workers: Option<usize>,
     /// What protects the remote prefixes after an exit. Default: off.
     pub guard: Guard,
     /// Whether a packet out of one tunnel may go into another. Default: false, such packets drop.
@@ -144,7 +143,7 @@ mod tests {
         .unwrap();
         let group = NamedGroup { name: "b".into(), peers: vec!["wg0".into(), "wg1/x".into()] };
         let expected = Settings {
-            workers: NonZeroUsize::new(2),
+            workers: Some(2),
             guard: Guard::Keep,
             transit: true,
             groups: vec![group],
@@ -160,7 +159,7 @@ mod tests {
     #[test]
     fn mistakes_name_their_line() {
         for (text, line) in [
-            ("workers = 0", 1),
+            ("workers = -1", 1),
             ("\nguard = \"kep\"", 2),
             ("transit = true\nwrokers = 1", 2),
             ("transit = maybe", 1),

@@ -1,6 +1,5 @@
 //! What the command line asks of `run` and `check`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use crate::aead::Engine;
@@ -12,8 +11,8 @@ pub struct RunOptions {
     pub interfaces: Vec<String>,
     /// `--config`: wg-quick files or folders of them; empty = [`super::DEFAULT_FOLDER`].
     pub configs: Vec<PathBuf>,
-    /// `--workers`: at most so many; wins over the settings.
-    pub workers: Option<NonZeroUsize>,
+    /// `--workers`: at most so many, 0 = without AF_XDP; wins over the settings.
+    pub workers: Option<usize>,
     /// `--settings`: forwarder.toml; `None` = the default file if it exists.
     pub settings: Option<PathBuf>,
     /// `--aead`: this engine and no other; `None` = the best that works.

@@ -63,7 +63,7 @@ fn advice(planned: &Planned) -> Vec<Check> {
     let advice = [
         ("keys", shared_keys(configs), "every tunnel has its own"),
         ("forwarding", forwarding(topology), "the kernel forwards"),
-        ("firewall", firewall::bypassed(), "no rules that steered packets bypass"),
+        ("firewall", firewall::bypassed(topology), "no rules that steered packets bypass"),
         ("offload", offload::harmful(topology), "nothing changes frames before XDP sees them"),
     ];
     let rows = |(name, lines, well): (_, Vec<String>, _)| {

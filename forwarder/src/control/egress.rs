@@ -29,7 +29,8 @@ pub enum Obstacle {
 
 /// The outer headers for a tunnel's messages to `remote`, given the kernel's answer how they would leave.
 ///
-/// On a bond the tunnel's position picks the usable slave, so that parallel tunnels use different slaves.
+/// On a bond the tunnel's position picks the usable slave, so that parallel tunnels use different slaves. Without
+/// ports the kernel makes the headers and picks.
 ///
 /// # Errors
 /// What is missing.
@@ -44,6 +45,10 @@ pub fn encap(
     let interface = resolved.interface;
     if interface == tun {
         return Err(Obstacle::Loop);
+    }
+    if topology.ports.is_empty() {
+        let carries = view.link(interface).is_some_and(|link| link.up && link.carrier);
+        return if carries { Ok(Encap::Datagram { to: remote }) } else { Err(Obstacle::Down(interface)) };
     }
     let plan = topology.interfaces.iter().find(|plan| plan.interface == interface);
     let plan = plan.ok_or(Obstacle::Elsewhere(interface))?;
@@ -196,5 +201,22 @@ mod tests {
             }
         };
         assert_ne!(port(0), port(2));
+    }
+
+    /// Where an endpoint cannot be reached its path has no share of the flows, without ports, too.
+    #[test]
+    fn without_ports_messages_are_datagrams_while_the_link_is_there() {
+        let remote: SocketAddr = "192.0.2.2:51820".parse().unwrap();
+        let [wan, tun] = [2, 9].map(InterfaceId);
+        let encap = |interface, up, carrier| {
+            let view = View { links: vec![Link { up, carrier, ..Link::new(wan) }], ..View::default() };
+            let resolved =
+                Resolved { interface, next_hop: remote.ip(), source: "192.0.2.1".parse().unwrap() };
+            encap(&Topology::default(), &view, tun, &Tunnel::default(), remote, &resolved)
+        };
+        assert!(matches!(encap(wan, true, true), Ok(Encap::Datagram { to }) if to == remote));
+        assert_eq!(encap(wan, true, false).err(), Some(Obstacle::Down(wan)));
+        assert_eq!(encap(wan, false, false).err(), Some(Obstacle::Down(wan)));
+        assert_eq!(encap(tun, true, true).err(), Some(Obstacle::Loop));
     }
 }

@@ -102,7 +102,7 @@ fn obstacle_text(view: &View, obstacle: Option<&Obstacle>) -> String {
         Some(Obstacle::Elsewhere(id)) => {
             format!("the endpoint's route leaves by {0}, which has no port here: add --iface {0}", name(id))
         }
-        Some(Obstacle::Down(id)) => format!("every port of {} is down", name(id)),
+        Some(Obstacle::Down(id)) => format!("{} is down, or all of its ports are", name(id)),
         Some(Obstacle::Unroutable(why)) => why.clone(),
     }
 }

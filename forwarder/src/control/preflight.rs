@@ -96,7 +96,6 @@ pub struct Ready {
 /// The kernel does not answer.
 pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<Preflight> {
     let mut this = Preflight::default();
-    let capabilities = this.take("capabilities", capabilities(), |_| "all that are needed".into());
     let engine = |engine: &Engine| format!("engine: {engine}");
     this.take("aead", aead::choose(options.aead).map_err(one), engine);
     let tunnels = |files: &Files| format!("tunnels: {}", list(files.loaded.tunnels.iter().map(|t| &t.name)));
@@ -104,6 +103,11 @@ pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<
     if let Some(files) = &mut files {
         files.loaded.remarks.extend(names::resolve(&mut files.loaded.tunnels).await);
     }
+    let asked = options.workers.or(files.as_ref().and_then(|files| files.settings.workers));
+    let (workers, lacking) = workers(asked, xsk::probe());
+    this.checks.extend(lacking);
+    let (options, by_ports) = (&RunOptions { workers, ..options.clone() }, workers != Some(0));
+    let capabilities = this.take("capabilities", capabilities(by_ports), |_| "all that are needed".into());
     // Before the kernel is looked at: a forwarder that has just died is still being cleaned up after.
     let alone = |_: &Lock| "no other forwarder in this network namespace".into();
     this.lock = this.take("namespace", Lock::acquire().map_err(one), alone);
@@ -113,7 +117,7 @@ pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<
     let ports = this.take("devices", plan::ports(options, &view), names);
     let sockets = files.as_ref().map(|files| plan::sockets(&files.loaded.tunnels));
     if let (Some(files), Some(ports)) = (files, &ports) {
-        let nics = plan::nics(kernel, ports).await?;
+        let nics = if by_ports { plan::nics(kernel, ports).await? } else { Vec::new() };
         let topology = plan::topology(options, &files, &view, &nics);
         let size = |t: &Topology| format!("workers: {}, groups: {}", t.cores.len(), t.groups.len());
         this.planned = this.take("topology", topology, size).map(|topology| {
@@ -121,20 +125,23 @@ pub async fn preflight(options: &RunOptions, kernel: &Kernel) -> anyhow::Result<
             Planned { topology, configs, settings, view }
         });
     }
-    this.kernel_features(capabilities);
+    this.kernel_features(capabilities, by_ports);
     // Another forwarder's TUN, programs and sockets are in the way, too, but the cause is told already.
     if this.lock.is_some() {
-        this.occupied(ports.as_deref(), sockets.as_deref());
+        this.occupied(ports.filter(|_| by_ports).as_deref(), sockets.as_deref());
     }
     Ok(this)
 }
 
 impl Preflight {
-    /// What `run` starts from.
+    /// What `run` starts from. Warnings go to the log.
     ///
     /// # Errors
     /// What failed, one a line.
     pub fn ready(self) -> anyhow::Result<Ready> {
+        for warning in self.checks.iter().filter(|check| check.verdict == Verdict::Warn) {
+            tracing::warn!("{}", warning.detail);
+        }
         let failed = self.checks.iter().filter(|c| c.verdict == Verdict::Fail).map(|c| c.detail.as_str());
         let failed = failed.collect::<Vec<_>>().join("\n");
         match (self.planned, self.lock, self.sockets, self.programs) {
@@ -146,10 +153,14 @@ impl Preflight {
     }
 
     /// What the kernel must have and permit.
-    fn kernel_features(&mut self, capabilities: Option<Capabilities>) {
+    fn kernel_features(&mut self, capabilities: Option<Capabilities>, by_ports: bool) {
         self.take("io_uring", port::probe_io_uring().map_err(one), |()| "usable".into());
         // Without its capabilities the process cannot tell.
         let Some(capabilities) = capabilities else { return };
+        if !by_ports {
+            self.programs = Some(Vec::new());
+            return;
+        }
         self.take("af_xdp", xsk::probe().map_err(one), |()| "the kernel has AF_XDP sockets".into());
         let Some(Planned { topology, .. }) = &self.planned else { return };
         let memory = locked_memory(topology, capabilities);
@@ -201,13 +212,25 @@ fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn capabilities() -> Result<Capabilities, Vec<String>> {
+/// The most workers that there may be: none where the kernel has no AF_XDP. Then the operator should know.
+fn workers(asked: Option<usize>, af_xdp: Result<(), XskCause>) -> (Option<usize>, Option<Check>) {
+    match af_xdp {
+        Err(cause @ XskCause::NoAfXdp) if asked != Some(0) => {
+            let detail =
+                format!("{cause}; until then all packets go by TUN and UDP sockets, which is slower");
+            (Some(0), Some(Check::warning("af_xdp", detail)))
+        }
+        _ => (asked, None),
+    }
+}
+
+fn capabilities(by_ports: bool) -> Result<Capabilities, Vec<String>> {
     // CAP_IPC_LOCK can be replaced by a larger limit.
-    const NEEDED: [Capability; 4] =
-        [Capability::NetAdmin, Capability::NetRaw, Capability::Bpf, Capability::Perfmon];
+    const BY_PORTS: [Capability; 3] = [Capability::NetRaw, Capability::Bpf, Capability::Perfmon];
+    let needed = [Capability::NetAdmin].into_iter().chain(BY_PORTS.into_iter().filter(|_| by_ports));
     let has = Capabilities::effective();
     let has = has.map_err(|e| vec![format!("/proc/self/status cannot be read ({e}): mount /proc")])?;
-    let missing: Vec<_> = NEEDED.into_iter().filter(|&c| !has.has(c)).collect();
+    let missing: Vec<_> = needed.filter(|&c| !has.has(c)).collect();
     if missing.is_empty() {
         return Ok(has);
     }
@@ -230,4 +253,23 @@ fn open(sockets: &[TunnelSocket]) -> Result<UdpSockets, Vec<UdpError>> {
     let fails = |socket| UdpSockets::open(slice::from_ref(socket)).err();
     let errors: Vec<_> = sockets.iter().filter_map(fails).collect();
     if errors.is_empty() { UdpSockets::open(sockets).map_err(one) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a kernel without AF_XDP takes the workers away; what else is wrong is told by the checks.
+    #[test]
+    fn without_af_xdp_there_are_no_workers_and_a_warning() {
+        for asked in [None, Some(1), Some(4)] {
+            let (workers, lacking) = workers(asked, Err(XskCause::NoAfXdp));
+            let lacking = lacking.expect("a warning");
+            assert_eq!((workers, lacking.name, lacking.verdict), (Some(0), "af_xdp", Verdict::Warn));
+            assert!(lacking.detail.contains("CONFIG_XDP_SOCKETS=y"), "{}", lacking.detail);
+        }
+        assert_eq!(workers(Some(0), Err(XskCause::NoAfXdp)), (Some(0), None));
+        assert_eq!(workers(None, Err(XskCause::NotPermitted)), (None, None));
+        assert_eq!(workers(Some(4), Ok(())), (Some(4), None));
+    }
 }

@@ -20,9 +20,15 @@ impl fmt::Display for Mode {
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (workers, cores) = (self.cores.len(), join(&self.cores));
-        writeln!(f, "{workers} {} on {cores}", if workers == 1 { "worker" } else { "workers" })?;
-        writeln!(f, "{}", self.port_table())?;
-        writeln!(f, "{}", self.interface_table())?;
+        match workers {
+            0 => writeln!(f, "no workers: all packets go by the TUN and the tunnels' UDP sockets")?,
+            1 => writeln!(f, "1 worker on {cores}")?,
+            _ => writeln!(f, "{workers} workers on {cores}")?,
+        }
+        if workers > 0 {
+            writeln!(f, "{}", self.port_table())?;
+            writeln!(f, "{}", self.interface_table())?;
+        }
         writeln!(f, "{}", self.tunnel_table())?;
         writeln!(f, "{}", self.group_table())?;
         writeln!(f, "TUN MTU {}", self.tun_mtu)?;

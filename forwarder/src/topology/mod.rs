@@ -14,7 +14,6 @@ pub use ports::port_devices;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
 
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
@@ -39,7 +38,14 @@ pub struct Inputs<'a> {
     /// The cores that this process may use (`sched_getaffinity`).
     pub cores: &'a [usize],
     /// `--workers`.
-    pub workers: Option<NonZeroUsize>,
+    pub workers: Option<usize>,
+}
+
+impl Inputs<'_> {
+    /// The most workers that the operator wants.
+    fn workers(&self) -> Option<usize> {
+        self.workers.or(self.settings.workers)
+    }
 }
 
 /// Computes the plan.
@@ -139,11 +145,12 @@ pub enum Mode {
 /// The whole plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Topology {
-    /// Cores of the workers, by worker number.
+    /// Cores of the workers, by worker number. Without workers the slow path is the whole datapath.
     pub cores: Vec<usize>,
-    /// The ports, by [`PortId`].
+    /// The ports, by [`PortId`]. Without workers there are none.
     pub ports: Vec<PortPlan>,
-    /// The layer-3 interfaces whose frames we take: those named by `--iface`, and VLANs on them.
+    /// The layer-3 interfaces whose frames we take: those named by `--iface`, and VLANs on them. Without workers
+    /// there are none.
     pub interfaces: Vec<InterfacePlan>,
     /// The tunnels, in order of their files.
     pub tunnels: Vec<TunnelPlan>,
@@ -279,7 +286,8 @@ fn tunnel_mtu(
             remarks.push(format!("{}: no route to {endpoint} yet", config.name));
             continue;
         };
-        if !interfaces.iter().any(|i| i.interface == egress.id) {
+        let by_ports = !interfaces.is_empty();
+        if by_ports && !interfaces.iter().any(|i| i.interface == egress.id) {
             remarks.push(format!(
                 "{}: {endpoint} is reached by {}, which no --iface covers: add --iface {}",
                 config.name, egress.name, egress.name

@@ -30,7 +30,7 @@ pub fn port_devices(interfaces: &[String], view: &View) -> Result<Vec<InterfaceI
     if errors.is_empty() { Ok(ports) } else { Err(errors) }
 }
 
-/// The ports and the layer-3 interfaces on them, and what is wrong.
+/// The ports and the layer-3 interfaces on them, and what is wrong. Without workers there are neither.
 pub(super) fn plan(
     inputs: &Inputs,
     remarks: &mut Vec<String>,
@@ -40,13 +40,17 @@ pub(super) fn plan(
         Ok(devices) => devices,
         Err(errors) => return (Vec::new(), Vec::new(), errors),
     };
+    let devices = || devices.iter().filter_map(|&id| view.link(id));
+    remarks.extend(devices().filter_map(state_remark));
+    if inputs.workers() == Some(0) {
+        return (Vec::new(), Vec::new(), Vec::new());
+    }
     let (mut ports, mut errors) = (Vec::new(), Vec::new());
-    for device in devices.iter().filter_map(|&id| view.link(id)) {
+    for device in devices() {
         match port(device, inputs) {
             Ok(port) => ports.push(port),
             Err(error) => errors.push(error),
         }
-        remarks.extend(state_remark(device));
     }
     let interfaces = interfaces(inputs, &ports, remarks);
     (ports, interfaces, errors)
@@ -56,7 +60,7 @@ pub(super) fn plan(
 pub(super) fn worker_cores(inputs: &Inputs, ports: &[PortPlan], remarks: &mut Vec<String>) -> Vec<usize> {
     let fewest = ports.iter().min_by_key(|p| p.queues);
     let queues = fewest.map_or(1, |p| p.queues as usize);
-    let asked = inputs.workers.or(inputs.settings.workers).map(usize::from);
+    let asked = inputs.workers();
     let possible = inputs.cores.len().min(queues);
     let workers = asked.unwrap_or(possible).min(possible);
     if let Some(port) = fewest.filter(|_| queues == 1 && inputs.cores.len().min(asked.unwrap_or(2)) > 1) {

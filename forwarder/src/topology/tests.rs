@@ -7,7 +7,6 @@ mod ports;
 mod workers;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
@@ -25,7 +24,7 @@ struct Machine {
     view: View,
     nics: Vec<NicFacts>,
     cores: Vec<usize>,
-    workers: Option<NonZeroUsize>,
+    workers: Option<usize>,
 }
 
 impl Machine {

@@ -73,27 +73,13 @@ impl Gateway {
         core: usize,
         arguments: &[&str],
     ) -> Result<Self> {
-        Self::start_on(program, site, &site.interfaces(options), core, arguments)
-    }
-
-    /// The same for these interfaces only. What comes by others reaches it through the kernel.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn start_on(
-        program: &Path,
-        site: &Site,
-        interfaces: &[String],
-        core: usize,
-        arguments: &[&str],
-    ) -> Result<Self> {
         let counters = site.tunnels.with_extension("counters.json");
         let mut command = site.alone("taskset")?;
         // A gateway has as many workers as it may use cores.
         pin(&mut command, core)?;
         command.arg(program).arg("run");
-        for interface in interfaces {
-            command.args(["--iface", interface]);
+        for interface in site.interfaces(options) {
+            command.args(["--iface", &interface]);
         }
         command.arg("--config").arg(&site.tunnels).arg("--counters").arg(&counters).args(arguments);
         let daemon = site.gateway.spawn(&mut command, &site.tunnels.with_extension("log"))?;

@@ -16,8 +16,6 @@ use crate::workspace;
 
 /// Time for the first handshakes.
 const HANDSHAKES: Duration = Duration::from_secs(15);
-/// A port of a gateway that no frame comes from.
-const SPARE: &str = "spare0";
 
 /// A system, not running.
 #[derive(Clone, Debug)]
@@ -27,7 +25,7 @@ pub enum System {
         /// The program.
         program: PathBuf,
     },
-    /// The same without AF_XDP: its one port is idle, so everything comes by TUN and UDP sockets, over `io_uring`.
+    /// The same without AF_XDP: everything comes by TUN and UDP sockets, over `io_uring`.
     IoUring {
         /// The program.
         program: PathBuf,
@@ -110,11 +108,10 @@ impl System {
                 ready([start(&lab.a)?, start(&lab.b)?]).map(Running::Forwarder)
             }
             Self::IoUring { program } => {
-                let spare = [Spare::add(&lab.a)?, Spare::add(&lab.b)?];
-                let start = |site: &Site| {
-                    Gateway::start_on(program, site, &[SPARE.to_owned()], site.side.core(), &[])
-                };
-                ready([start(&lab.a)?, start(&lab.b)?]).map(|gateways| Running::IoUring(gateways, spare))
+                let workers = ["--workers", "0"];
+                let start =
+                    |site: &Site| Gateway::start(program, site, lab.options, site.side.core(), &workers);
+                ready([start(&lab.a)?, start(&lab.b)?]).map(Running::IoUring)
             }
             Self::Peer { program, tunnels } => {
                 let starts = lab.sites().map(|site| {
@@ -186,8 +183,8 @@ fn other(side: Side) -> Side {
 pub enum Running {
     /// This project's.
     Forwarder([Gateway; 2]),
-    /// This project's, and the ports that it idles on.
-    IoUring([Gateway; 2], [Spare; 2]),
+    /// The same without AF_XDP.
+    IoUring([Gateway; 2]),
     /// Others, one for each tunnel.
     Peers([Vec<Peer>; 2]),
     /// The kernel's tunnels.
@@ -213,7 +210,7 @@ impl Running {
             tunnels.collect::<Result<_>>()
         };
         match self {
-            Self::Forwarder([a, _]) | Self::IoUring([a, _], _) => {
+            Self::Forwarder([a, _]) | Self::IoUring([a, _]) => {
                 let bytes = |tunnel: Tunnel| Carried {
                     name: tunnel.name,
                     tx_bytes: tunnel.tx_bytes,
@@ -233,7 +230,7 @@ impl Running {
     /// It has ended.
     pub fn drops(&mut self) -> Result<BTreeMap<String, u64>> {
         let mut drops = BTreeMap::new();
-        if let Self::Forwarder(gateways) | Self::IoUring(gateways, _) = self {
+        if let Self::Forwarder(gateways) | Self::IoUring(gateways) = self {
             for gateway in gateways {
                 for (reason, count) in gateway.counters()?.drops {
                     *drops.entry(reason).or_default() += count;
@@ -264,7 +261,7 @@ impl Running {
 
     fn daemons(&self) -> Vec<&Daemon> {
         match self {
-            Self::Forwarder(gateways) | Self::IoUring(gateways, _) => {
+            Self::Forwarder(gateways) | Self::IoUring(gateways) => {
                 gateways.iter().map(|gateway| &gateway.daemon).collect()
             }
             Self::Peers(peers) => peers.iter().flatten().map(|peer| &peer.daemon).collect(),
@@ -276,11 +273,9 @@ impl Running {
     /// Leaves it running when this value goes.
     pub fn keep(&mut self) {
         match self {
-            Self::Forwarder(gateways) => gateways.iter_mut().for_each(|gateway| gateway.daemon.keep()),
-            Self::IoUring(gateways, spare) => {
-                for (gateway, spare) in gateways.iter_mut().zip(spare) {
+            Self::Forwarder(gateways) | Self::IoUring(gateways) => {
+                for gateway in gateways {
                     gateway.daemon.keep();
-                    spare.0.0.clear();
                 }
             }
             Self::Peers(peers) => peers.iter_mut().flatten().for_each(Peer::keep),
@@ -311,20 +306,6 @@ impl Drop for Undo {
             // Nothing sensible can be done about a failure on the way out.
             let _ = Command::new("ip").args(arguments).output();
         }
-    }
-}
-
-/// A port that nothing comes from.
-#[derive(Debug)]
-pub struct Spare(Undo);
-
-impl Spare {
-    fn add(site: &Site) -> Result<Self> {
-        site.gateway.ip(&format!("link add {SPARE} type veth peer name {SPARE}-far"))?;
-        let undo = Undo(vec![Undo::ip(site, &format!("link del {SPARE}"))]);
-        site.gateway.ip(&format!("link set {SPARE}-far up"))?;
-        site.gateway.ip(&format!("link set {SPARE} up"))?;
-        Ok(Self(undo))
     }
 }
 

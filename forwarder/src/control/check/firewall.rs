@@ -3,13 +3,17 @@
 use serde::Deserialize;
 
 use super::output;
+use crate::topology::Topology;
 
 /// Tables in use of the older iptables, one a line, per family.
 const LEGACY: [(&str, &str); 2] =
     [("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/ip6_tables_names")];
 
 /// A line for everything that is bypassed, or could not be looked at.
-pub(super) fn bypassed() -> Vec<String> {
+pub(super) fn bypassed(topology: &Topology) -> Vec<String> {
+    if topology.ports.is_empty() {
+        return Vec::new();
+    }
     let ruleset = output("nft", &["--json", "--terse", "list", "ruleset"]);
     let chains = ruleset.and_then(|json| chains(&json).map_err(|e| format!("nft answers unreadably ({e})")));
     let mut lines = match chains {

@@ -28,8 +28,8 @@ fn workers_are_the_fewest_of_cores_queues_and_wishes() {
         (8, &[1, 8], Some(9), None, 1),
     ] {
         let mut machine = machine(cores, queues);
-        machine.workers = option.and_then(NonZeroUsize::new);
-        machine.settings.workers = setting.and_then(NonZeroUsize::new);
+        machine.workers = option;
+        machine.settings.workers = setting;
         let case = format!("{cores} cores, queues {queues:?}, --workers {option:?}, settings {setting:?}");
         assert_eq!(machine.plan().cores, (10..10 + workers).collect::<Vec<_>>(), "{case}");
     }
@@ -41,7 +41,7 @@ fn a_port_with_one_queue_is_remarked_where_it_costs_workers() {
     for (cores, option, costs) in [(4, None, true), (4, Some(2), true), (1, None, false), (4, Some(1), false)]
     {
         let mut machine = machine(cores, &[4, 1]);
-        machine.workers = option.and_then(NonZeroUsize::new);
+        machine.workers = option;
         let remarks = machine.plan().remarks;
         assert_eq!(remarks.iter().any(|r| r == remark), costs, "{cores} {option:?}: {remarks:?}");
     }
@@ -50,10 +50,10 @@ fn a_port_with_one_queue_is_remarked_where_it_costs_workers() {
 #[test]
 fn more_workers_than_possible_are_remarked() {
     let mut machine = machine(3, &[4, 2]);
-    machine.workers = NonZeroUsize::new(4);
+    machine.workers = Some(4);
     let remark = "4 workers were asked for, there are 2: 3 cores allowed, 2 queues on eth1";
     assert_eq!(machine.plan().remarks, [remark]);
-    machine.workers = NonZeroUsize::new(2);
+    machine.workers = Some(2);
     assert!(machine.plan().remarks.is_empty());
 }
 
@@ -72,6 +72,24 @@ fn every_queue_has_one_owner_and_every_worker_its_own_queue() {
             assert_eq!(all, (0..port.queues).collect::<Vec<_>>(), "{cores} cores, {queues:?}");
         }
     }
+}
+
+/// The kernel carries the packets to the TUN and the UDP sockets, and needs no `--iface` for an endpoint.
+#[test]
+fn without_workers_there_is_no_port() {
+    let mut machine = recipe();
+    machine.interfaces = vec!["lan0".to_owned()];
+    let remark =
+        |plan: &Topology| plan.remarks.iter().any(|remark| remark.contains("which no --iface covers"));
+    assert!(remark(&machine.plan()), "with workers the endpoint's interface is needed");
+    machine.workers = Some(0);
+    machine.nics.clear();
+    let plan = machine.plan();
+    assert!(plan.cores.is_empty() && plan.ports.is_empty() && plan.interfaces.is_empty(), "{plan:?}");
+    assert!(plan.remarks.is_empty(), "{:?}", plan.remarks);
+    assert!(plan.to_string().starts_with("no workers: all packets go by the TUN"), "{plan}");
+    machine.interfaces = vec!["nope".to_owned()];
+    assert_eq!(machine.compute().unwrap_err(), [TopologyError::NoSuchDevice("nope".to_owned())]);
 }
 
 #[test]
