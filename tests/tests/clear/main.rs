@@ -34,6 +34,7 @@ use odd::Fate;
 
 const OPTIONS: Options =
     Options { ports: 2, queues: 1, underlay: Family::V4, wire: Wire::Switch, bond: false };
+const WITHOUT_AF_XDP: [&str; 2] = ["--workers", "0"];
 const UNDERLAYS: [Options; 2] = [OPTIONS, Options { underlay: Family::V6, ..OPTIONS }];
 
 /// The control: without gateways everything does leave in clear, and every kind of packet is caught.
@@ -86,12 +87,38 @@ fn odd_packets() -> Result<()> {
     Ok(())
 }
 
+/// Where the kernel has no AF_XDP it carries every packet as far as the TUN.
+#[test]
+fn odd_packets_without_af_xdp() -> Result<()> {
+    for options in UNDERLAYS {
+        let Some(lab) = lab("odd_packets_without_af_xdp", options)? else { return Ok(()) };
+        let ears = lab.eavesdrop()?;
+        let start = |site| start_ready(&lab, site, &WITHOUT_AF_XDP);
+        let (mut a, mut b) = (start(&lab.a)?, start(&lab.b)?);
+        a.wait_tunnels(PATIENCE)?;
+        b.wait_tunnels(PATIENCE)?;
+        all_odd_packets(&lab)?;
+        pings(&lab)?;
+        assert_silent(ears)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn without_a_session() -> Result<()> {
-    let Some(lab) = lab("without_a_session", OPTIONS)? else { return Ok(()) };
+    without_a_session_by("without_a_session", &[])
+}
+
+#[test]
+fn without_a_session_without_af_xdp() -> Result<()> {
+    without_a_session_by("without_a_session_without_af_xdp", &WITHOUT_AF_XDP)
+}
+
+fn without_a_session_by(test: &str, arguments: &[&str]) -> Result<()> {
+    let Some(lab) = lab(test, OPTIONS)? else { return Ok(()) };
     let ears = lab.eavesdrop()?;
     let guard = keep_guard(&lab)?;
-    let keep: Vec<&str> = guard.iter().map(String::as_str).collect();
+    let keep: Vec<&str> = guard.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
     let datagrams = {
         let mut a = start_ready(&lab, &lab.a, &keep)?;
         let datagrams = Datagrams::start(&lab.a, Side::B, 9000)?;
