@@ -109,7 +109,9 @@ fn other_processor(progress: Progress) -> Result<Outcome> {
     }
     if !install::missing(CROSS).is_empty() {
         if !install::available(CROSS) {
-            return not_run("no C compiler for aarch64: gcc-aarch64-linux-gnu and libc6-dev-arm64-cross");
+            return not_run(
+                "no C compiler for aarch64: apt-get has no gcc-aarch64-linux-gnu, or no libc6-dev-arm64-cross",
+            );
         }
         install::install(progress, CROSS)?;
     }
