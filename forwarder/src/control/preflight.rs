@@ -234,8 +234,10 @@ fn capabilities(by_ports: bool) -> Result<Capabilities, Vec<String>> {
     if missing.is_empty() {
         return Ok(has);
     }
+    let slower =
+        if missing.contains(&Capability::NetAdmin) { "" } else { ", or use --workers 0, which is slower" };
     let missing = list(missing);
-    Err(vec![format!("this process lacks {missing}: run as root, or grant what is missing")])
+    Err(vec![format!("this process lacks {missing}: run as root, or grant what is missing{slower}")])
 }
 
 /// Bytes of packet memory, which must fit the limit unless the capability lifts it.
