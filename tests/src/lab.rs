@@ -17,6 +17,9 @@ use crate::packet_socket::{EXPERIMENTAL, PacketSocket};
 /// Bound against hanging: a start, a handshake or an end takes far less.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The arguments for a gateway without workers, as where the kernel has no AF_XDP.
+pub const WITHOUT_AF_XDP: &[&str] = &["--workers", "0"];
+
 /// Two sites, and nothing running. `None` when this machine cannot have them: `test` has said so, then.
 ///
 /// # Errors

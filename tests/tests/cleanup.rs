@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::datagrams::Datagrams;
-use tests::lab::{PATIENCE, down, keep_guard, lab, start_ready};
+use tests::lab::{PATIENCE, WITHOUT_AF_XDP, down, keep_guard, lab, start_ready};
 use xtask::lab::traffic::wait_reachable;
 use xtask::lab::{Options, Side, Site};
 use xtask::progress::wait_until;
@@ -26,19 +26,27 @@ const OURS: &str = "proto 151";
 
 #[test]
 fn every_end_under_traffic_leaves_the_machine_as_it_was_found() {
-    let Some(lab) = lab("every_end_under_traffic_leaves_the_machine_as_it_was_found", OPTIONS).unwrap()
-    else {
-        return;
-    };
+    every_end("every_end_under_traffic_leaves_the_machine_as_it_was_found", &[], "prog/xdp");
+}
+
+#[test]
+fn every_end_without_af_xdp_leaves_the_machine_as_it_was_found() {
+    let test = "every_end_without_af_xdp_leaves_the_machine_as_it_was_found";
+    every_end(test, WITHOUT_AF_XDP, "forwarder0");
+}
+
+/// `left` is a part of what an end without care would leave behind.
+fn every_end(test: &str, arguments: &[&str], left: &str) {
+    let Some(lab) = lab(test, OPTIONS).unwrap() else { return };
     let _b = start_ready(&lab, &lab.b, &[]).unwrap();
     let before = state(&lab.a);
     for end in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT] {
-        let mut a = start_ready(&lab, &lab.a, &[]).unwrap();
+        let mut a = start_ready(&lab, &lab.a, arguments).unwrap();
         a.wait_tunnels(PATIENCE).unwrap();
         wait_reachable(&lab.a.host, lab.b.host_address().into(), PATIENCE).unwrap();
         let datagrams = Datagrams::start(&lab.a, Side::B, 9000).unwrap();
         datagrams.more(500).unwrap();
-        assert!(state(&lab.a).iter().any(|line| line.contains("prog/xdp")), "nothing to be cleaned up");
+        assert!(state(&lab.a).iter().any(|line| line.contains(left)), "nothing to be cleaned up");
 
         let status = a.daemon.end_with(end).unwrap();
         assert_eq!(status.success(), end != Signal::SIGKILL, "{end}: {status}");

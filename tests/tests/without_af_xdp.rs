@@ -2,16 +2,14 @@
 //! root.
 #![allow(clippy::unwrap_used)]
 
-use tests::lab::{PATIENCE, lab, start_ready};
+use tests::lab::{PATIENCE, WITHOUT_AF_XDP, lab, start_ready};
 use xtask::lab::gateway::Gateway;
 use xtask::lab::{Lab, Options, Site, address, traffic};
-
-const WITHOUT: &[&str] = &["--workers", "0"];
 
 #[test]
 fn two_sites_without_af_xdp() {
     let Some(lab) = lab("two_sites_without_af_xdp", Options::default()).unwrap() else { return };
-    let mut gateways = [start(&lab, &lab.a, WITHOUT), start(&lab, &lab.b, WITHOUT)];
+    let mut gateways = [start(&lab, &lab.a, WITHOUT_AF_XDP), start(&lab, &lab.b, WITHOUT_AF_XDP)];
     carries(&lab);
     for (gateway, site) in gateways.iter_mut().zip(lab.sites()) {
         let links = site.gateway.ip("-details link show").unwrap();
@@ -30,7 +28,7 @@ fn two_sites_without_af_xdp() {
 #[test]
 fn one_site_without_af_xdp() {
     let Some(lab) = lab("one_site_without_af_xdp", Options::default()).unwrap() else { return };
-    let _gateways = [start(&lab, &lab.a, &[]), start(&lab, &lab.b, WITHOUT)];
+    let _gateways = [start(&lab, &lab.a, &[]), start(&lab, &lab.b, WITHOUT_AF_XDP)];
     carries(&lab);
 }
 

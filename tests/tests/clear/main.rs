@@ -22,7 +22,7 @@ use libbpf_rs::{MapCore as _, MapHandle};
 use nix::net::if_::if_nametoindex;
 use nix::sys::signal::Signal;
 use tests::datagrams::Datagrams;
-use tests::lab::{PATIENCE, down, keep_guard, lab, run_inside, send, start, start_ready};
+use tests::lab::{PATIENCE, WITHOUT_AF_XDP, down, keep_guard, lab, run_inside, send, start, start_ready};
 use xtask::lab::address::{lan_prefixes, lan4, lan6, tunnel};
 use xtask::lab::eavesdrop::Eavesdropper;
 use xtask::lab::gateway::Gateway;
@@ -34,7 +34,6 @@ use odd::Fate;
 
 const OPTIONS: Options =
     Options { ports: 2, queues: 1, underlay: Family::V4, wire: Wire::Switch, bond: false };
-const WITHOUT_AF_XDP: [&str; 2] = ["--workers", "0"];
 const UNDERLAYS: [Options; 2] = [OPTIONS, Options { underlay: Family::V6, ..OPTIONS }];
 
 /// The control: without gateways everything does leave in clear, and every kind of packet is caught.
@@ -93,7 +92,7 @@ fn odd_packets_without_af_xdp() -> Result<()> {
     for options in UNDERLAYS {
         let Some(lab) = lab("odd_packets_without_af_xdp", options)? else { return Ok(()) };
         let ears = lab.eavesdrop()?;
-        let start = |site| start_ready(&lab, site, &WITHOUT_AF_XDP);
+        let start = |site| start_ready(&lab, site, WITHOUT_AF_XDP);
         let (mut a, mut b) = (start(&lab.a)?, start(&lab.b)?);
         a.wait_tunnels(PATIENCE)?;
         b.wait_tunnels(PATIENCE)?;
@@ -111,7 +110,7 @@ fn without_a_session() -> Result<()> {
 
 #[test]
 fn without_a_session_without_af_xdp() -> Result<()> {
-    without_a_session_by("without_a_session_without_af_xdp", &WITHOUT_AF_XDP)
+    without_a_session_by("without_a_session_without_af_xdp", WITHOUT_AF_XDP)
 }
 
 fn without_a_session_by(test: &str, arguments: &[&str]) -> Result<()> {
