@@ -2,6 +2,7 @@
 //! what its encryption costs.
 
 use std::net::Ipv4Addr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser};
@@ -143,8 +144,18 @@ struct Output {
     json: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Rate { ends, load, search, ceiling, output } => {
             let report = rate::measure(&ends, &load, &search, ceiling)?;
             print(&report, &output, Report::text)

@@ -12,8 +12,8 @@ use xtask::lab::gateway::Gateway;
 use xtask::lab::{Lab, Options, Wire};
 use xtask::workspace;
 
-/// Packets a second: more than a debug build answers, so that it comes under load.
-const RATE: u64 = 20_000;
+/// Packets a second: four times what a debug build answers on a fast machine, so that it comes under load.
+const RATE: u64 = 100_000;
 /// As long as a new peer may take.
 const SECONDS: u32 = 34;
 
