@@ -15,7 +15,7 @@ const FRAMES: usize = 256;
 
 /// One side of a cable. Like an AF_XDP socket it takes frames back when it is flushed.
 pub struct MemoryPort {
-    layer: Layer,
+    id: PortId,
     wire: Arc<Mutex<Frames>>,
     released: Vec<Frame>,
     free: Vec<Frame>,
@@ -44,7 +44,7 @@ impl MemoryPort {
     pub fn new(id: PortId) -> io::Result<(Self, Wire)> {
         let wire = Arc::new(Mutex::new(Frames { empty: frames(FRAMES)?, ..Frames::default() }));
         let port = Self {
-            layer: Layer::Ethernet(id),
+            id,
             wire: Arc::clone(&wire),
             released: Vec::with_capacity(FRAMES),
             free: frames(FRAMES)?,
@@ -71,7 +71,7 @@ impl Port for MemoryPort {
         for frame in wire.arrived.drain(..count) {
             self.counters.rx_packets += 1;
             self.counters.rx_bytes += frame.len() as u64;
-            into.push(RxFrame { frame, layer: self.layer, origin });
+            into.push(RxFrame { frame, layer: Layer::Ethernet(self.id), origin });
         }
         count
     }

@@ -7,7 +7,7 @@ use super::lane::{Context, Io};
 use super::parse::{self, Ip};
 use super::ports::Ports;
 use super::rewrite;
-use super::snapshot::{Egress, Mac, Route, Snapshot};
+use super::snapshot::{Egress, Hop, Mac, Route, Snapshot};
 use super::waiting::For;
 use crate::drops::Drop;
 use crate::id::InterfaceId;
@@ -27,6 +27,42 @@ enum NextHop<'s> {
     Known(Exit<'s>),
     /// Nowhere until the address's MAC address is known.
     Unresolved(InterfaceId, IpAddr),
+}
+
+/// Where a route leads: the hop, and the MAC address to send to, once that is known.
+type Way<'s> = (&'s Hop, Option<&'s Mac>);
+
+/// The last destination of a burst and its way: packets come in trains, and the next one mostly goes there, too. Linux
+/// has such a hint for its own bursts (`ip_route_use_hint`).
+#[derive(Default)]
+pub(super) struct Hint<'s>(Option<(IpAddr, Way<'s>)>);
+
+impl<'s> Hint<'s> {
+    /// Follows the route to `destination`; `None` when that is the kernel's.
+    #[expect(
+        clippy::inline_always,
+        reason = "out of line its result goes through memory in parts, and is waited for"
+    )]
+    #[inline(always)]
+    fn follow(&mut self, snapshot: &'s Snapshot, destination: IpAddr) -> Result<Option<Way<'s>>, Drop> {
+        if let Some((last, way)) = self.0
+            && last == destination
+        {
+            return Ok(Some(way));
+        }
+        let hop = match snapshot.routes.lookup(destination) {
+            None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
+            Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
+            Some(Route::Kernel | Route::Tunnel(_)) => return Ok(None),
+            Some(Route::Hop(hop)) => snapshot.hops.get(hop.index()).ok_or(Drop::Unroutable)?,
+        };
+        let mac = match &hop.router {
+            None => snapshot.neighbours.get(hop.interface, destination),
+            Some(router) => router.mac.as_ref(),
+        };
+        self.0 = Some((destination, (hop, mac)));
+        Ok(Some((hop, mac)))
+    }
 }
 
 /// How a packet leaves.
@@ -50,16 +86,17 @@ impl Exit<'_> {
 /// # Errors
 /// The frame comes back with the reason for the drop.
 #[inline]
-pub(super) fn from_frame(
+pub(super) fn from_frame<'s>(
     io: &mut Io,
-    cx: Context<'_>,
+    cx: Context<'s>,
+    hint: &mut Hint<'s>,
     position: usize,
     ip: Ip,
     opened: Place,
     mut tx: TxFrame,
 ) -> Result<Option<Place>, (TxFrame, Drop)> {
     let packet = &mut tx.frame.memory_mut()[usize::from(opened.room)..][..ip.packet_len()];
-    let exit = match exit(io, cx, position, ip, packet) {
+    let exit = match exit(io, cx, hint, position, ip, packet) {
         Ok(Some(exit)) => exit,
         Ok(None) => {
             io.ports.cancel(opened.port, tx);
@@ -89,7 +126,7 @@ pub(super) fn from_waiting(
     packet: &mut [u8],
 ) -> Result<(), Drop> {
     let ip = parse::ip(packet).ok_or(Drop::Malformed)?;
-    let Some(exit) = exit(io, cx, position, ip, packet)? else { return Ok(()) };
+    let Some(exit) = exit(io, cx, &mut Hint::default(), position, ip, packet)? else { return Ok(()) };
     let tx = copy(io, exit.place(), packet)?;
     transmit(io, exit, tx, ip);
     Ok(())
@@ -104,11 +141,12 @@ pub(super) fn from_waiting(
 fn exit<'s>(
     io: &mut Io,
     cx: Context<'s>,
+    hint: &mut Hint<'s>,
     position: usize,
     ip: Ip,
     packet: &mut [u8],
 ) -> Result<Option<Exit<'s>>, Drop> {
-    match next_hop(cx.snapshot, &io.ports, position, ip, packet)? {
+    match next_hop(cx.snapshot, hint, &io.ports, position, ip, packet)? {
         NextHop::Known(exit) => {
             if exit.ethernet.is_some() {
                 rewrite::decrement_ttl(packet);
@@ -131,6 +169,7 @@ fn exit<'s>(
 #[inline(always)]
 fn next_hop<'s>(
     snapshot: &'s Snapshot,
+    hint: &mut Hint<'s>,
     ports: &Ports,
     position: usize,
     ip: Ip,
@@ -141,12 +180,7 @@ fn next_hop<'s>(
         Ok(NextHop::Known(Exit { port, ethernet: None }))
     };
     let destination = ip.destination(packet);
-    let hop = match snapshot.routes.lookup(destination) {
-        None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
-        Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
-        Some(Route::Kernel | Route::Tunnel(_)) => return kernel(),
-        Some(Route::Hop(hop)) => snapshot.hops.get(hop.index()).ok_or(Drop::Unroutable)?,
-    };
+    let Some((hop, mac)) = hint.follow(snapshot, destination)? else { return kernel() };
     let Egress::Ethernet { ports: usable, header, mtu } = &hop.egress else { return kernel() };
     if ip.packet_len() > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
         return kernel();
@@ -155,11 +189,10 @@ fn next_hop<'s>(
     let at = if usable.len() == 1 { 0 } else { position % usable.len().max(1) };
     let port = usable.get(at).ok_or(Drop::PortDown)?;
     let port = ports.egress(*port).ok_or(Drop::PortDown)?;
-    let (address, mac) = match &hop.router {
-        None => (destination, snapshot.neighbours.get(hop.interface, destination)),
-        Some(router) => (router.address, router.mac.as_ref()),
+    let Some(mac) = mac else {
+        let address = hop.router.map_or(destination, |router| router.address);
+        return Ok(NextHop::Unresolved(hop.interface, address));
     };
-    let Some(mac) = mac else { return Ok(NextHop::Unresolved(hop.interface, address)) };
     Ok(NextHop::Known(Exit { port, ethernet: Some((header, mac)) }))
 }
 

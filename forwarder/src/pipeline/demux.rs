@@ -2,6 +2,7 @@
 //! thread.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
@@ -71,6 +72,8 @@ pub(super) struct Sorted<'s> {
     pub packets: ArrayVec<Packet, BURST>,
     /// What the last LAN frame's key named: the next one's is mostly the same.
     interface: Option<(FrameKey, InterfaceId)>,
+    /// The last message's session: a path's messages come in a row.
+    session: Option<&'s Session>,
 }
 
 /// Sorts at most [`BURST`] frames.
@@ -120,7 +123,7 @@ impl<'s> Sorted<'s> {
         if (ethernet.ethertype == parse::IPV4) != ip.is_ipv4 {
             return Err(Drop::Malformed);
         }
-        match message(snapshot, packet, ip) {
+        match self.message(snapshot, packet, ip) {
             Ok((session, Udp { payload, .. }, counter)) => {
                 let span = Span::new(position, &frame.frame, ethernet.payload + payload.start, payload.len());
                 let outer = Some(ethernet.payload as u8);
@@ -135,6 +138,34 @@ impl<'s> Sorted<'s> {
             }
         }
         Ok(())
+    }
+
+    /// The data message in an IP packet: its session, its datagram, its counter. The error says why a message to one of
+    /// our ports is none of ours; it is `None` when this is no such message at all.
+    #[inline]
+    fn message(
+        &mut self,
+        snapshot: &'s Snapshot,
+        packet: &[u8],
+        ip: Ip,
+    ) -> Result<(&'s Session, Udp, u64), Option<Drop>> {
+        let udp = parse::udp(ip, packet).ok_or(None)?;
+        let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
+        let listens = |tunnel: TunnelId| {
+            snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination)
+        };
+        let last = self.session.filter(|session| session.local_index == header.receiver);
+        let session = last.or_else(|| snapshot.sessions.get(&header.receiver).map(Arc::as_ref));
+        match session {
+            Some(session) if listens(session.tunnel) => {
+                self.session = Some(session);
+                Ok((session, udp, header.counter))
+            }
+            _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => {
+                Err(Some(Drop::UnknownIndex))
+            }
+            _ => Err(None),
+        }
     }
 
     fn interface(&mut self, snapshot: &Snapshot, key: FrameKey) -> Result<InterfaceId, Drop> {
@@ -169,28 +200,6 @@ impl<'s> Sorted<'s> {
         let span = Span::new(position, frame, 0, ip.packet_len());
         self.packets.push(Packet { span, ip, interface: None });
         Ok(())
-    }
-}
-
-/// The data message in an IP packet: its session, its datagram, its counter. The error says why a message to one of
-/// our ports is none of ours; it is `None` when this is no such message at all.
-#[inline]
-fn message<'s>(
-    snapshot: &'s Snapshot,
-    packet: &[u8],
-    ip: Ip,
-) -> Result<(&'s Session, Udp, u64), Option<Drop>> {
-    let udp = parse::udp(ip, packet).ok_or(None)?;
-    let header = DataHeader::parse(&packet[udp.payload.clone()]).ok_or(None)?;
-    let listens = |tunnel: TunnelId| {
-        snapshot.tunnels.get(tunnel.index()).is_some_and(|t| t.listen_port == udp.destination)
-    };
-    match snapshot.sessions.get(&header.receiver) {
-        Some(session) if listens(session.tunnel) => Ok((session, udp, header.counter)),
-        _ if snapshot.tunnels.iter().any(|t| t.listen_port == udp.destination) => {
-            Err(Some(Drop::UnknownIndex))
-        }
-        _ => Err(None),
     }
 }
 

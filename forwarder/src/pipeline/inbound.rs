@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 
-use super::deliver::{self, Place};
+use super::deliver::{self, Hint, Place};
 use super::demux::Message;
 use super::lane::{Context, Io};
 use super::parse::{self, Ip};
@@ -74,8 +74,9 @@ pub(super) fn run(
     for run in &runs {
         commit(cx, &mut batch, &authentic, frames, run);
     }
+    let mut hint = Hint::default();
     for opening in batch {
-        deliver(io, cx, expected, &runs[usize::from(opening.run)], opening);
+        deliver(io, cx, expected, &mut hint, &runs[usize::from(opening.run)], opening);
     }
 }
 
@@ -177,7 +178,14 @@ pub(super) fn moved(message: &Message<'_>, frames: &[RxFrame]) -> Option<Endpoin
 }
 
 /// 4 and 5. One message's packet, or the reason why there is none; its frame is accounted for.
-fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], run: &Run<'_>, mut opening: Opening<'_>) {
+fn deliver<'s>(
+    io: &mut Io,
+    cx: Context<'s>,
+    expected: &mut [Place],
+    hint: &mut Hint<'s>,
+    run: &Run<'_>,
+    mut opening: Opening<'_>,
+) {
     let (range, place) = (run.plaintext(&opening), run.place);
     if opening.accepted.is_ok() && range.is_empty() {
         drops::add(&io.counters.opened, 1);
@@ -187,7 +195,7 @@ fn deliver(io: &mut Io, cx: Context<'_>, expected: &mut [Place], run: &Run<'_>, 
     let plaintext = &mut opening.tx.frame.memory_mut()[range.clone()];
     let checked = opening.accepted.and_then(|()| check(run, opening.message.ds, plaintext));
     let delivered = match checked {
-        Ok(ip) => deliver::from_frame(io, cx, run.tunnel.position, ip, place, opening.tx),
+        Ok(ip) => deliver::from_frame(io, cx, hint, run.tunnel.position, ip, place, opening.tx),
         Err(reason) => Err((opening.tx, reason)),
     };
     match delivered {

@@ -72,7 +72,7 @@ mod tests {
         assert!(!flags(&other[0]).contains(" dd"));
         let mut arena = super::super::Arena::new(3, 2048).unwrap();
         let frame = arena.take().unwrap();
-        assert!(flags(&frame.into_parts().0[0]).contains(" dd"), "frames lie in such pages");
+        assert!(flags(&frame.memory()[0]).contains(" dd"), "frames lie in such pages");
     }
 
     /// More than an address space holds, and memory that is not there: said, with what can be done.

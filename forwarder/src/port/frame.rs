@@ -1,6 +1,8 @@
 //! Frames: fixed pieces of memory that are taken at start and never given back to the system.
+#![allow(unsafe_code)]
 
-use std::{fmt, io};
+use std::ptr::NonNull;
+use std::{fmt, io, slice};
 
 use super::dump;
 
@@ -8,24 +10,37 @@ use super::dump;
 ///
 /// A frame has no destructor: it must return to its port. Ports count what they handed out, and tests
 /// assert that none leaks.
+///
+/// It is two words, which travel in registers: a larger one is moved through memory, and a processor that loads
+/// what was just stored in parts waits for it.
+///
+/// # Invariant
+/// `memory` came from a `&'static mut [u8]` of `place.room()` bytes, which nobody else has as long as the frame
+/// lives; offset and length lie within it.
 #[derive(Debug)]
 pub struct Frame {
-    memory: &'static mut [u8],
+    memory: NonNull<u8>,
     place: Place,
 }
 
-/// Index (32 bits), offset and length of the packet (16 bits each) in one word: frames are moved right after they
-/// were made, and a processor waits for the store of a part when the whole is loaded.
+// SAFETY: a frame is the one owner of plain bytes, as `&mut [u8]` is.
+unsafe impl Send for Frame {}
+
+/// Index, room, and the packet's offset and length, 16 bits each.
 #[derive(Clone, Copy)]
 struct Place(u64);
 
 impl Place {
-    fn new(index: u32, start: u16, len: u16) -> Self {
-        Self(u64::from(index) << 32 | u64::from(start) << 16 | u64::from(len))
+    fn new(index: u16, room: u16, start: u16, len: u16) -> Self {
+        Self(u64::from(index) << 48 | u64::from(room) << 32 | u64::from(start) << 16 | u64::from(len))
     }
 
-    fn index(self) -> u32 {
-        (self.0 >> 32) as u32
+    fn index(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    fn room(self) -> u16 {
+        (self.0 >> 32) as u16
     }
 
     fn start(self) -> u16 {
@@ -39,33 +54,33 @@ impl Place {
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} at {}", self.index(), self.len(), self.start())
+        write!(f, "{}: {} at {} of {}", self.index(), self.len(), self.start(), self.room())
     }
 }
 
 impl Frame {
-    /// Wraps memory that nobody else can reach, of which the first 64 KiB less a byte can hold a packet; `index`
-    /// is the port's name for it.
-    pub fn new(memory: &'static mut [u8], index: u32) -> Self {
-        Self { memory, place: Place::new(index, 0, 0) }
+    /// Wraps memory that nobody else can reach, of which the first 64 KiB less a byte are used; `index` is the
+    /// port's name for it.
+    pub fn new(memory: &'static mut [u8], index: u16) -> Self {
+        let room = memory.len().min(usize::from(u16::MAX)) as u16;
+        Self { memory: NonNull::from_mut(memory).cast(), place: Place::new(index, room, 0, 0) }
     }
 
     /// The port's name for this frame.
-    pub fn index(&self) -> u32 {
+    pub fn index(&self) -> u16 {
         self.place.index()
     }
 
     /// Bytes of room in the whole frame.
     pub fn room(&self) -> usize {
-        self.memory.len()
+        usize::from(self.place.room())
     }
 
     /// Sets which bytes of the frame are the packet; a range outside the frame is cut to it.
     pub fn set_range(&mut self, start: usize, len: usize) {
-        let room = self.memory.len().min(usize::from(u16::MAX));
-        let start = start.min(room);
-        let len = len.min(room - start);
-        self.place = Place::new(self.index(), start as u16, len as u16);
+        let start = start.min(self.room());
+        let len = len.min(self.room() - start);
+        self.place = Place::new(self.index(), self.place.room(), start as u16, len as u16);
     }
 
     /// Offset of the packet in the frame.
@@ -85,28 +100,31 @@ impl Frame {
 
     /// The packet.
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[self.start()..][..self.len()]
+        &self.memory()[self.start()..][..self.len()]
     }
 
     /// The packet, to be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let (start, len) = (self.start(), self.len());
-        &mut self.memory[start..][..len]
+        &mut self.memory_mut()[start..][..len]
     }
 
     /// The whole frame, whatever the range.
     pub fn memory(&self) -> &[u8] {
-        self.memory
+        // SAFETY: the invariant, and the frame is borrowed as long as the slice.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.room()) }
     }
 
     /// The whole frame, to be changed, whatever the range.
     pub fn memory_mut(&mut self) -> &mut [u8] {
-        self.memory
+        // SAFETY: the invariant, and the frame is borrowed mutably as long as the slice.
+        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.room()) }
     }
 
-    /// Takes the frame apart into its memory and index, for the port that made it.
-    pub fn into_parts(self) -> (&'static mut [u8], u32) {
-        (self.memory, self.place.index())
+    /// The frame's memory, for the port that made it.
+    pub fn into_memory(self) -> &'static mut [u8] {
+        // SAFETY: the invariant, and the frame is no more.
+        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.room()) }
     }
 }
 
@@ -118,13 +136,13 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Takes `count` frames of `room` bytes each.
+    /// Takes `count` frames, at most 65,536, of `room` bytes each.
     ///
     /// # Errors
     /// There is no memory for them.
     pub fn new(count: usize, room: usize) -> io::Result<Self> {
         let pages = dump::pages(count * room)?.chunks_exact_mut(room);
-        Ok(Self { free: pages.zip(0..).map(|(memory, index)| Frame::new(memory, index)).collect() })
+        Ok(Self { free: pages.zip(0..=u16::MAX).map(|(memory, index)| Frame::new(memory, index)).collect() })
     }
 
     /// A free frame with an empty range, the one that came back last (it is still in the cache).
@@ -141,5 +159,42 @@ impl Arena {
     /// Frames that are free now.
     pub fn available(&self) -> usize {
         self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two registers hold a frame, also where there may be none.
+    #[test]
+    fn a_frame_is_two_words() {
+        assert_eq!([size_of::<Frame>(), size_of::<Option<Frame>>()], [2 * size_of::<usize>(); 2]);
+    }
+
+    #[test]
+    fn memory_beyond_64_kib_is_not_used() {
+        let frame = Frame::new(vec![0; 70_000].leak(), 7);
+        assert_eq!((frame.index(), frame.room(), frame.into_memory().len()), (7, 65_535, 65_535));
+    }
+
+    proptest! {
+        /// Any range is cut to the frame; reading and writing meet the same bytes.
+        #[test]
+        fn ranges_lie_in_the_frame(room in 0_usize..3000, start in 0_usize..4000, len in 0_usize..70_000) {
+            let bytes: Vec<u8> = (0..room).map(|i| i as u8).collect();
+            let from = start.min(room);
+            let expected = bytes[from..(from + len).min(room)].to_vec();
+            let mut frame = Frame::new(bytes.leak(), u16::MAX);
+            frame.set_range(start, len);
+            prop_assert_eq!((frame.index(), frame.room(), frame.start()), (u16::MAX, room, from));
+            prop_assert_eq!((frame.bytes(), frame.len()), (&expected[..], expected.len()));
+            frame.bytes_mut().fill(0xaa);
+            prop_assert!(frame.memory()[from..][..expected.len()].iter().all(|byte| *byte == 0xaa));
+            let untouched = frame.memory()[..from].iter().enumerate().all(|(i, byte)| *byte == i as u8);
+            prop_assert!(untouched, "what lies before the range was written");
+        }
     }
 }

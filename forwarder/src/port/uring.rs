@@ -202,7 +202,7 @@ impl Uring {
 
     /// Gives a receive frame to the kernel.
     pub(super) fn provide(&mut self, mut frame: Frame) {
-        let index = frame.index() as u16;
+        let index = frame.index();
         let memory = frame.memory_mut();
         self.buffers.push(memory.as_mut_ptr(), memory.len(), index);
         self.provided[usize::from(index)] = Some(frame);

@@ -85,7 +85,7 @@ pub struct XskPort {
 
 impl XskPort {
     /// Binds a socket to `queue` of `device`, with `2 * ring` chunks of `chunk` bytes (2048 or 4096),
-    /// and fills its fill ring. `ring` is a power of two; see [`RING`].
+    /// and fills its fill ring. `ring` is a power of two up to 32,768; see [`RING`].
     ///
     /// A device that refuses [`Mode::ZeroCopy`] is bound in [`Mode::Copy`]; [`Self::mode`] tells.
     ///
@@ -184,12 +184,13 @@ impl XskPort {
             let all = data.contents_mut();
             std::slice::from_raw_parts_mut(all.as_mut_ptr(), all.len())
         };
-        Frame::new(memory, index)
+        Frame::new(memory, index as u16)
     }
 
     /// Takes a lent frame back and names its chunk; `None` for a frame of another port, which is lost.
     fn take_back(&mut self, frame: Frame) -> Option<u32> {
-        let (memory, index) = frame.into_parts();
+        let index = u32::from(frame.index());
+        let memory = frame.into_memory();
         let lent = self.lent.get_mut(index as usize)?;
         if !*lent || memory.as_ptr().addr() != self.base + index as usize * self.chunk {
             debug_assert!(false, "frame {index} of another port");

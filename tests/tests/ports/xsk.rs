@@ -286,6 +286,8 @@ fn errors_name_device_queue_cause_and_fix() {
         assert_eq!(nowhere.to_string(), "nowhere queue 0: there is no such device: `ip link` lists them");
         let odd = XskPort::open(PORT, "near", 1, Mode::Copy, 3000, RING).unwrap_err();
         assert!(matches!(odd.cause, XskCause::Sizes { chunk: 3000, .. }), "{odd}");
+        let many = XskPort::open(PORT, "near", 1, Mode::Copy, 2048, 1 << 16).unwrap_err();
+        assert!(many.to_string().ends_with("at most 32768 slots"), "{many}");
     });
 }
 

@@ -17,6 +17,9 @@ use crate::topology::Mode;
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
+/// A chunk's number is a frame's index, which has 16 bits, and there are two for each slot.
+const MOST_SLOTS: u32 = 1 << 15;
+
 /// Bytes of packet memory of a socket with chunks of `chunk` bytes and rings of `ring` slots.
 pub fn packet_memory(chunk: u32, ring: u32) -> u64 {
     2 * u64::from(ring) * u64::from(chunk)
@@ -108,6 +111,9 @@ impl Request<'_> {
     fn configure(&self) -> Result<(UmemConfig, SocketConfig), XskCause> {
         let &Self { chunk, ring, .. } = self;
         let sizes = |e: &dyn std::error::Error| XskCause::Sizes { chunk, ring, reason: e.to_string() };
+        if ring > MOST_SLOTS {
+            return Err(XskCause::Sizes { chunk, ring, reason: format!("at most {MOST_SLOTS} slots") });
+        }
         let slots = QueueSize::new(ring).map_err(|e| sizes(&e))?;
         let umem = UmemConfig::builder()
             .frame_size(FrameSize::new(chunk).map_err(|e| sizes(&e))?)
