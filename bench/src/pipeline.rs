@@ -29,6 +29,9 @@ pub struct Options {
     /// Inner IP length in bytes, at most 1420, or imix; repeatable [default: 46 to 1420, and imix]
     #[arg(long)]
     size: Vec<Size>,
+    /// Hosts that a burst's packets go to, in random order
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(site::HOSTS)))]
+    hosts: u8,
     /// Rounds of each of the seven runs
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -68,12 +71,13 @@ const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];
 /// What comes out of the gateways is wrong, or the file cannot be written.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(cfg!(not(debug_assertions)), "a debug build's figures say nothing: cargo run --release");
-    println!("AEAD engine {}, bursts of 64, 3 tunnels, ns per packet", forwarder::aead::engine().name());
+    let (engine, hosts) = (forwarder::aead::engine().name(), options.hosts);
+    println!("AEAD engine {engine}, bursts of 64, 3 tunnels, hosts behind them: {hosts}, ns per packet");
     println!("stages by themselves, behind the bar, are a guide: they do not add up\n");
     let sizes: &[Size] = if options.size.is_empty() { &SIZES } else { &options.size };
     let mut rows = Vec::new();
     for size in sizes {
-        rows.extend(measure(*size, options.rounds)?);
+        rows.extend(measure(*size, hosts, options.rounds)?);
     }
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&rows)? + "\n";
@@ -83,8 +87,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// One size, both directions.
-fn measure(size: Size, rounds: u32) -> anyhow::Result<Vec<Row>> {
-    let mut bench = Bench::new(size)?;
+fn measure(size: Size, hosts: u8, rounds: u32) -> anyhow::Result<Vec<Row>> {
+    let mut bench = Bench::new(size, hosts)?;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let round = (0..rounds).map(|_| bench.round());

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, ensure};
 use forwarder::pipeline::{Snapshot, flow, parse};
 use forwarder::port::BURST;
+use rand::RngExt as _;
 
 use super::site::Site;
 use crate::packet::{ETHERNET, HEADERS, checksum, headers};
@@ -15,20 +16,22 @@ const TTL: (usize, u8) = (ETHERNET + 8, 64);
 pub struct Batch {
     /// As the host sends it.
     pub frames: Vec<Vec<u8>>,
-    /// As the other host receives it.
+    /// As the other site's hosts receive it.
     pub delivered: Vec<Vec<u8>>,
     /// Each packet's path.
     pub paths: Vec<usize>,
 }
 
 impl Batch {
-    /// A burst of that inner IP length.
+    /// A burst of that inner IP length, each packet to one of so many hosts.
     ///
     /// # Errors
     /// The pipeline would not carry it.
-    pub fn new(size: Size, snapshot: &Snapshot) -> anyhow::Result<Self> {
-        let frame = |position: u16| frame(size.of(0, position.into()).into(), 10_000 + position);
-        let frames: Vec<_> = (0..BURST as u16).map(frame).collect();
+    pub fn new(size: Size, hosts: u8, snapshot: &Snapshot) -> anyhow::Result<Self> {
+        let hosts: Vec<u8> = (0..BURST).map(|_| rand::rng().random_range(0..hosts)).collect();
+        let frame =
+            |(position, host): (u16, u8)| frame(size.of(0, position.into()).into(), 10_000 + position, host);
+        let frames: Vec<_> = (0_u16..).zip(hosts.iter().copied()).map(frame).collect();
         let path = |frame: &Vec<u8>| {
             let packet = &frame[ETHERNET..];
             let buckets = &snapshot.groups[0].buckets;
@@ -36,9 +39,9 @@ impl Batch {
             Some(buckets[bucket].index())
         };
         let paths: Option<Vec<_>> = frames.iter().map(path).collect();
-        let delivered = frames.iter().map(|frame| {
+        let delivered = frames.iter().zip(&hosts).map(|(frame, &host)| {
             let mut frame = after(frame, 2);
-            frame[..ETHERNET].copy_from_slice(&Site(2).delivered());
+            frame[..ETHERNET].copy_from_slice(&Site(2).delivered(host));
             frame
         });
         let delivered = delivered.collect();
@@ -53,8 +56,8 @@ impl Batch {
     }
 }
 
-fn frame(size: usize, port: u16) -> Vec<u8> {
-    let mut frame = headers(&Site(1).route(), (port, 9), size as u16).to_vec();
+fn frame(size: usize, port: u16, host: u8) -> Vec<u8> {
+    let mut frame = headers(&Site(1).route(host), (port, 9), size as u16).to_vec();
     frame.extend((HEADERS..ETHERNET + size).map(|at| at as u8 ^ port as u8));
     frame
 }

@@ -40,13 +40,13 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A bench for packets of that inner IP length.
+    /// A bench for packets of that inner IP length to so many hosts.
     ///
     /// # Errors
     /// There is no memory for the frames.
-    pub fn new(size: Size) -> anyhow::Result<Self> {
+    pub fn new(size: Size, hosts: u8) -> anyhow::Result<Self> {
         let (a, b) = (Gateway::new(Site(1))?, Gateway::new(Site(2))?);
-        let batch = Batch::new(size, &a.snapshot)?;
+        let batch = Batch::new(size, hosts, &a.snapshot)?;
         let sealing = Sealing::new(&batch)?;
         Ok(Self { a, b, batch, sealing, stages: Stages::new()?, wire: Vec::new(), rounds: 0 })
     }
@@ -127,15 +127,18 @@ impl Bench {
 
 #[cfg(test)]
 mod tests {
+    use super::super::site::HOSTS;
     use super::*;
 
     #[test]
     fn bursts_come_out_as_they_must() {
         for size in [Size::One(46), Size::One(1420), Size::Imix] {
-            let mut bench = Bench::new(size).unwrap();
-            for _ in 0..3 {
-                let times = bench.round().unwrap();
-                assert!(times.total.iter().chain(&times.aead).all(|time| *time > 0.0));
+            for hosts in [1, HOSTS] {
+                let mut bench = Bench::new(size, hosts).unwrap();
+                for _ in 0..3 {
+                    let times = bench.round().unwrap();
+                    assert!(times.total.iter().chain(&times.aead).all(|time| *time > 0.0));
+                }
             }
         }
     }
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_caught() {
         let error = |break_it: fn(&mut Bench)| {
-            let mut bench = Bench::new(Size::One(46)).unwrap();
+            let mut bench = Bench::new(Size::One(46), 1).unwrap();
             bench.round().unwrap();
             break_it(&mut bench);
             bench.round().unwrap_err().to_string()

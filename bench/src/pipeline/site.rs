@@ -19,6 +19,8 @@ use crate::packet;
 
 /// Tunnels, each with a port of its own.
 pub const PATHS: usize = 3;
+/// Hosts of a site.
+pub const HOSTS: u8 = 64;
 /// Largest inner packet.
 const MTU: u16 = 1420;
 pub const LAN: InterfaceId = InterfaceId(10);
@@ -33,32 +35,32 @@ impl Site {
         Self(3 - self.0)
     }
 
-    pub fn host(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 0, 2)
+    fn host(self, number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 0, 2 + number)
     }
 
-    fn host_mac(self) -> [u8; 6] {
-        [2, 0, 0, 1, self.0, 0]
+    fn host_mac(self, number: u8) -> [u8; 6] {
+        [2, 0, 0, 1, self.0, number]
     }
 
     fn gateway_mac(self, port: PortId) -> [u8; 6] {
         [2, 0, 0, 0, self.0, port.0 as u8]
     }
 
-    /// From this site's host to the other's, by the gateway.
-    pub fn route(self) -> packet::Route {
+    /// From this site's first host to one of the other's, by the gateway.
+    pub fn route(self, to: u8) -> packet::Route {
         packet::Route {
-            source_mac: self.host_mac(),
+            source_mac: self.host_mac(0),
             next_hop_mac: self.gateway_mac(LAN_PORT),
-            source: self.host(),
-            destination: self.other().host(),
+            source: self.host(0),
+            destination: self.other().host(to),
         }
     }
 
-    /// The Ethernet header of what the gateway delivers.
-    pub fn delivered(self) -> [u8; 14] {
+    /// The Ethernet header of what the gateway delivers to a host.
+    pub fn delivered(self, host: u8) -> [u8; 14] {
         let mut header = [0; 14];
-        header[..6].copy_from_slice(&self.host_mac());
+        header[..6].copy_from_slice(&self.host_mac(host));
         header[6..12].copy_from_slice(&self.gateway_mac(LAN_PORT));
         header[12] = 8;
         header
@@ -112,7 +114,7 @@ impl Site {
         let key = FrameKey { port: LAN_PORT, outer_vlan: 0, inner_vlan: 0, mac };
         let ports = [LAN_PORT].into_iter().collect();
         let egress = Egress::ethernet(ports, mac, &[], 1500).context("no Ethernet header")?;
-        let neighbour = (LAN, self.host().into(), self.host_mac());
+        let host = |number| (LAN, self.host(number).into(), self.host_mac(number));
         Ok(Snapshot {
             generation: 1,
             interfaces: Arc::new(Map::from_iter([(key, LAN)])),
@@ -122,7 +124,7 @@ impl Site {
             paths,
             tunnels: (0..PATHS).map(tunnel).collect(),
             hops: Arc::new([Hop { interface: LAN, router: None, egress }]),
-            neighbours: Arc::new([neighbour].into_iter().collect()),
+            neighbours: Arc::new((0..HOSTS).map(host).collect()),
             transit: false,
         })
     }

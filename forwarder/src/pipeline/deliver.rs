@@ -29,41 +29,10 @@ enum NextHop<'s> {
     Unresolved(InterfaceId, IpAddr),
 }
 
-/// Where a route leads: the hop, and the MAC address to send to, once that is known.
-type Way<'s> = (&'s Hop, Option<&'s Mac>);
-
-/// The last destination of a burst and its way: packets come in trains, and the next one mostly goes there, too. Linux
-/// has such a hint for its own bursts (`ip_route_use_hint`).
+/// The last destination of a burst, its hop, and the MAC address to send to, once that is known: packets come in trains,
+/// and the next one mostly goes there, too. Linux has such a hint for its own bursts (`ip_route_use_hint`).
 #[derive(Default)]
-pub(super) struct Hint<'s>(Option<(IpAddr, Way<'s>)>);
-
-impl<'s> Hint<'s> {
-    /// Follows the route to `destination`; `None` when that is the kernel's.
-    #[expect(
-        clippy::inline_always,
-        reason = "out of line its result goes through memory in parts, and is waited for"
-    )]
-    #[inline(always)]
-    fn follow(&mut self, snapshot: &'s Snapshot, destination: IpAddr) -> Result<Option<Way<'s>>, Drop> {
-        if let Some((last, way)) = self.0
-            && last == destination
-        {
-            return Ok(Some(way));
-        }
-        let hop = match snapshot.routes.lookup(destination) {
-            None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
-            Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
-            Some(Route::Kernel | Route::Tunnel(_)) => return Ok(None),
-            Some(Route::Hop(hop)) => snapshot.hops.get(hop.index()).ok_or(Drop::Unroutable)?,
-        };
-        let mac = match &hop.router {
-            None => snapshot.neighbours.get(hop.interface, destination),
-            Some(router) => router.mac.as_ref(),
-        };
-        self.0 = Some((destination, (hop, mac)));
-        Ok(Some((hop, mac)))
-    }
-}
+pub(super) struct Hint<'s>(Option<(IpAddr, &'s Hop, Option<&'s Mac>)>);
 
 /// How a packet leaves.
 #[derive(Clone, Copy)]
@@ -180,7 +149,23 @@ fn next_hop<'s>(
         Ok(NextHop::Known(Exit { port, ethernet: None }))
     };
     let destination = ip.destination(packet);
-    let Some((hop, mac)) = hint.follow(snapshot, destination)? else { return kernel() };
+    let (hop, mac) = match hint.0 {
+        Some((last, hop, mac)) if last == destination => (hop, mac),
+        _ => {
+            let hop = match snapshot.routes.lookup(destination) {
+                None | Some(Route::Unreachable) => return Err(Drop::Unroutable),
+                Some(Route::Tunnel(_)) if !snapshot.transit => return Err(Drop::Transit),
+                Some(Route::Kernel | Route::Tunnel(_)) => return kernel(),
+                Some(Route::Hop(hop)) => snapshot.hops.get(hop.index()).ok_or(Drop::Unroutable)?,
+            };
+            let mac = match &hop.router {
+                None => snapshot.neighbours.get(hop.interface, destination),
+                Some(router) => router.mac.as_ref(),
+            };
+            hint.0 = Some((destination, hop, mac));
+            (hop, mac)
+        }
+    };
     let Egress::Ethernet { ports: usable, header, mtu } = &hop.egress else { return kernel() };
     if ip.packet_len() > usize::from(*mtu) || ip.ttl <= 1 || ip.options {
         return kernel();
