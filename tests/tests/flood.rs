@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::lab::able;
+use tests::lab::{WITHOUT_AF_XDP, able};
 use xtask::lab::attack::{Flood, Range};
 use xtask::lab::gateway::Gateway;
 use xtask::lab::{Lab, Options, Wire};
@@ -19,36 +19,42 @@ const SECONDS: u32 = 34;
 
 #[test]
 fn bad_mac1() {
-    under("bad_mac1", Flood::BadMac1);
+    under("bad_mac1", Flood::BadMac1, &[]);
 }
 
 #[test]
 fn good_mac1_without_cookie() {
-    under("good_mac1_without_cookie", Flood::NoCookie);
+    under("good_mac1_without_cookie", Flood::NoCookie, &[]);
 }
 
 #[test]
 fn cookies_of_one_network() {
-    under("cookies_of_one_network", Flood::Cookies);
+    under("cookies_of_one_network", Flood::Cookies, &[]);
 }
 
 #[test]
 fn replayed_initiations() {
-    under("replayed_initiations", Flood::Replay);
+    under("replayed_initiations", Flood::Replay, &[]);
 }
 
-fn under(test: &str, flood: Flood) {
+/// The thread that is then the whole datapath meets the flood.
+#[test]
+fn good_mac1_without_cookie_without_af_xdp() {
+    under("good_mac1_without_cookie_without_af_xdp", Flood::NoCookie, WITHOUT_AF_XDP);
+}
+
+fn under(test: &str, flood: Flood, arguments: &[&str]) {
     if able(test) {
-        flooded(flood).unwrap();
+        flooded(flood, arguments).unwrap();
     }
 }
 
-fn flooded(flood: Flood) -> Result<()> {
+fn flooded(flood: Flood, arguments: &[&str]) -> Result<()> {
     let lab = Lab::build(Options { ports: 1, wire: Wire::Switch, ..Options::default() })?;
     lab.offload(false)?;
     let range = Range::prepare(&lab, &workspace::program("debug", "bench")?)?;
     let program = workspace::program("debug", "forwarder")?;
-    let mut gateway = Gateway::start(&program, &lab.a, lab.options, 0, &[])?;
+    let mut gateway = Gateway::start(&program, &lab.a, lab.options, 0, arguments)?;
     gateway.wait_ready(Duration::from_secs(15))?;
 
     let running = range.flood(flood, RATE, SECONDS)?;
