@@ -29,7 +29,7 @@ pub struct Options {
     /// Inner IP length in bytes, at most 1420, or imix; repeatable [default: 46 to 1420, and imix]
     #[arg(long)]
     size: Vec<Size>,
-    /// Hosts that a burst's packets go to, in random order
+    /// Hosts that a burst's packets go to, in one random order
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(site::HOSTS)))]
     hosts: u8,
     /// Rounds of each of the seven runs
@@ -46,6 +46,8 @@ struct Row {
     part: &'static str,
     /// Inner IP length in bytes; `imix` is 7 of 46, 4 of 552, 1 of 1420.
     size: String,
+    /// Hosts that the packets go to.
+    hosts: u8,
     ns_per_packet: f64,
     /// Lowest and highest of the seven runs.
     spread: [f64; 2],
@@ -104,7 +106,15 @@ fn measure(size: Size, hosts: u8, rounds: u32) -> anyhow::Result<Vec<Row>> {
             let mut medians: Vec<f64> = runs.iter().map(run).collect();
             medians.sort_by(f64::total_cmp);
             let spread = [medians[0], medians[RUNS - 1]];
-            Row { direction, part, size: name.clone(), ns_per_packet: medians[RUNS / 2], spread, runs: RUNS }
+            Row {
+                direction,
+                part,
+                size: name.clone(),
+                hosts,
+                ns_per_packet: medians[RUNS / 2],
+                spread,
+                runs: RUNS,
+            }
         };
         let direction: Vec<_> = parts.enumerate().map(row).collect();
         println!("{}", line(&direction));

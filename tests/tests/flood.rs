@@ -1,6 +1,6 @@
 //! A gateway under floods of handshake messages: bad mac1s reach no queue, cookies are demanded, and a new
-//! peer gets its session and renews it all the same. Rates are for `cargo xtask bench flood`; here the
-//! floods are small. Needs root and the debug builds of `forwarder` and `bench`.
+//! peer gets its session and renews it all the same. What the tunnel keeps meanwhile is for
+//! `cargo xtask bench flood`. Needs root and the debug builds of `forwarder` and `bench`.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -14,6 +14,8 @@ use xtask::workspace;
 
 /// Packets a second: four times what a debug build answers on a fast machine, so that it comes under load.
 const RATE: u64 = 100_000;
+/// Messages that show that the flood came through, on a slow machine too.
+const ENOUGH: u64 = 20_000;
 /// As long as a new peer may take.
 const SECONDS: u32 = 34;
 
@@ -72,12 +74,12 @@ fn flooded(flood: Flood, arguments: &[&str]) -> Result<()> {
     }
     match flood {
         Flood::BadMac1 => {
-            ensure!(dropped("mac1_wrong") > RATE, "the flood did not arrive: {told}");
+            ensure!(dropped("mac1_wrong") > ENOUGH, "the flood did not arrive: {told}");
             ensure!(sent.cookie_replies + sent.responses == 0, "noise was answered: {told}");
             ensure!(dropped("control_queue_full") == 0, "noise filled the queue: {told}");
         }
         Flood::NoCookie | Flood::Replay => {
-            ensure!(dropped("cookie_required") > RATE, "no cookie was demanded: {told}");
+            ensure!(dropped("cookie_required") > ENOUGH, "no cookie was demanded: {told}");
             ensure!(sent.cookie_replies > 0, "no cookie was sent: {told}");
             ensure!(sent.responses == 0, "a stranger or a replay got a response: {told}");
         }

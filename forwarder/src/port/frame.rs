@@ -15,7 +15,7 @@ use super::dump;
 /// what was just stored in parts waits for it.
 ///
 /// # Invariant
-/// `memory` came from a `&'static mut [u8]` of `place.room()` bytes, which nobody else has as long as the frame
+/// `memory` came from a `&'static mut [u8]` of at least `place.room()` bytes, which nobody else has as long as the frame
 /// lives; offset and length lie within it.
 #[derive(Debug)]
 pub struct Frame {

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 #[cfg(test)]
+mod bursts;
+#[cfg(test)]
 mod carry;
 mod doubles;
 pub(crate) mod fuzz;
