@@ -29,8 +29,8 @@ enum NextHop<'s> {
     Unresolved(InterfaceId, IpAddr),
 }
 
-/// The last destination of a burst, its hop, and the MAC address to send to, once that is known: packets come in trains,
-/// and the next one mostly goes there, too. Linux has such a hint for its own bursts (`ip_route_use_hint`).
+/// The last destination of a burst, its hop, and the MAC address to send to, once that is known: packets come in
+/// trains, and the next one mostly goes there, too. Linux has such a hint for its own bursts (`ip_route_use_hint`).
 #[derive(Default)]
 pub(super) struct Hint<'s>(Option<(IpAddr, &'s Hop, Option<&'s Mac>)>);
 

@@ -15,8 +15,8 @@ use super::dump;
 /// what was just stored in parts waits for it.
 ///
 /// # Invariant
-/// `memory` came from a `&'static mut [u8]` of at least `place.room()` bytes, which nobody else has as long as the frame
-/// lives; offset and length lie within it.
+/// `memory` came from a `&'static mut [u8]` of at least `place.room()` bytes, which nobody else has as long as the
+/// frame lives; offset and length lie within it.
 #[derive(Debug)]
 pub struct Frame {
     memory: NonNull<u8>,
@@ -139,8 +139,11 @@ impl Arena {
     /// Takes `count` frames, at most 65,536, of `room` bytes each.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// There is no memory for them, or they are more.
     pub fn new(count: usize, room: usize) -> io::Result<Self> {
+        if count > 1 << 16 {
+            return Err(io::Error::other(format!("{count} frames, of which indices of 16 bits name 65536")));
+        }
         let pages = dump::pages(count * room)?.chunks_exact_mut(room);
         Ok(Self { free: pages.zip(0..=u16::MAX).map(|(memory, index)| Frame::new(memory, index)).collect() })
     }
@@ -172,6 +175,14 @@ mod tests {
     #[test]
     fn a_frame_is_two_words() {
         assert_eq!([size_of::<Frame>(), size_of::<Option<Frame>>()], [2 * size_of::<usize>(); 2]);
+    }
+
+    #[test]
+    fn an_arena_names_all_its_frames() {
+        let mut arena = Arena::new(1 << 16, 1).unwrap();
+        let indices: Vec<u16> = std::iter::from_fn(|| arena.take()).map(|frame| frame.index()).collect();
+        assert_eq!(indices, (0..=u16::MAX).rev().collect::<Vec<_>>());
+        assert!(Arena::new((1 << 16) + 1, 1).is_err());
     }
 
     #[test]
