@@ -61,16 +61,17 @@ pub fn report(target: &str) -> Result<()> {
         .args(["component", "add", "llvm-tools"])
         .current_dir(workspace::root())
         .visibly()?;
-    cargo_fuzz("coverage", target).visibly()?;
+    let folder = workspace::root().join("tests/fuzz");
+    // Versions of cargo-fuzz build in places of their own unless they are told where.
+    let build = folder.join("target/coverage");
+    cargo_fuzz("coverage", target).arg("--target-dir").arg(&build).visibly()?;
 
     let host = rustc(&["--print", "host-tuple"])?.trim().to_owned();
     let tools = Path::new(rustc(&["--print", "sysroot"])?.trim()).join("lib/rustlib").join(&host).join("bin");
-    let folder = workspace::root().join("tests/fuzz");
-    let build = folder.join("target").join(&host).join("coverage").join(&host).join("release");
     let export = Command::new(tools.join("llvm-cov"))
         .args(["export", "--summary-only", "--instr-profile"])
         .arg(folder.join("coverage").join(target).join("coverage.profdata"))
-        .arg(build.join(target))
+        .arg(build.join(&host).join("release").join(target))
         .text()?;
     let export: Export = serde_json::from_str(&export).context("llvm-cov has written something else")?;
     print!("{}", table(target, export));

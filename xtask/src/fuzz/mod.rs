@@ -66,8 +66,8 @@ fn fuzz(target: &str, seconds: u32) -> Result<()> {
     cargo_fuzz("cmin", target).visibly()
 }
 
-/// Without a sanitizer, so that the stable toolchain will do. The unsafe code that is reached here, the vector
-/// code of `aead/batch`, has tests of its own with buffers at the edge of memory.
+/// Without a sanitizer, so that the stable toolchain will do. The unsafe code that is reached here has tests of its
+/// own: the vector code of `aead/batch` with buffers at the edge of memory, `port/frame.rs` with any range.
 fn cargo_fuzz(action: &str, target: &str) -> Command {
     let mut command = workspace::cargo();
     command.args(["fuzz", action, "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", target]);
