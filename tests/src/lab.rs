@@ -141,3 +141,14 @@ pub fn send(namespace: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
         Ok(())
     })
 }
+
+/// The MAC address of a device.
+///
+/// # Errors
+/// There is no such device.
+pub fn mac(namespace: &Netns, device: &str) -> Result<[u8; 6]> {
+    let text = namespace.run(&format!("cat /sys/class/net/{device}/address"))?;
+    let bytes: Vec<u8> =
+        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().ok().with_context(|| format!("{device}: no MAC address in '{text}'"))
+}

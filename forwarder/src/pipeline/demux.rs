@@ -10,7 +10,7 @@ use super::lane::Io;
 use super::parse::{self, Ip, Udp};
 use super::snapshot::{FrameKey, Route, Snapshot};
 use crate::drops::Drop;
-use crate::id::{InterfaceId, TunnelId};
+use crate::id::{InterfaceId, PortId, TunnelId};
 use crate::port::{BURST, Frame, Layer, RxFrame};
 use crate::wireguard::Session;
 use crate::wireguard::message::{DataHeader, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
@@ -82,7 +82,7 @@ pub(super) fn sort<'s>(io: &mut Io, snapshot: &'s Snapshot, frames: &[RxFrame]) 
     for (position, frame) in frames.iter().enumerate() {
         let bytes = frame.frame.bytes();
         let result = match frame.layer {
-            Layer::Ethernet(_) => sorted.ethernet(snapshot, position, frame),
+            Layer::Ethernet(port) => sorted.ethernet(snapshot, position, &frame.frame, port),
             Layer::Ip => sorted.packet(position, &frame.frame),
             Layer::Datagram { tunnel, source, ds } => match bytes.first() {
                 Some(&(TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE_REPLY)) => {
@@ -111,9 +111,14 @@ fn handshake(io: &mut Io, tunnel: TunnelId, source: SocketAddr, message: &[u8]) 
 }
 
 impl<'s> Sorted<'s> {
-    fn ethernet(&mut self, snapshot: &'s Snapshot, position: usize, frame: &RxFrame) -> Result<(), Drop> {
-        let Layer::Ethernet(port) = frame.layer else { return Ok(()) };
-        let bytes = frame.frame.bytes();
+    fn ethernet(
+        &mut self,
+        snapshot: &'s Snapshot,
+        position: usize,
+        frame: &Frame,
+        port: PortId,
+    ) -> Result<(), Drop> {
+        let bytes = frame.bytes();
         let ethernet = parse::ethernet(port, bytes).ok_or(Drop::Malformed)?;
         if !matches!(ethernet.ethertype, parse::IPV4 | parse::IPV6) {
             return Err(Drop::NotSteered);
@@ -125,7 +130,7 @@ impl<'s> Sorted<'s> {
         }
         match self.message(snapshot, packet, ip) {
             Ok((session, Udp { payload, .. }, counter)) => {
-                let span = Span::new(position, &frame.frame, ethernet.payload + payload.start, payload.len());
+                let span = Span::new(position, frame, ethernet.payload + payload.start, payload.len());
                 let outer = Some(ethernet.payload as u8);
                 self.messages.push(Message { session, counter, span, ds: ip.ds, outer });
             }
@@ -133,7 +138,7 @@ impl<'s> Sorted<'s> {
             Err(Some(reason)) if !is_remote(snapshot, ip, packet) => return Err(reason),
             Err(_) => {
                 let interface = self.interface(snapshot, ethernet.key)?;
-                let span = Span::new(position, &frame.frame, ethernet.payload, ip.packet_len());
+                let span = Span::new(position, frame, ethernet.payload, ip.packet_len());
                 self.packets.push(Packet { span, ip, interface: Some(interface) });
             }
         }

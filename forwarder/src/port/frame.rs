@@ -121,10 +121,9 @@ impl Frame {
         unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.room()) }
     }
 
-    /// The frame's memory, for the port that made it.
-    pub fn into_memory(self) -> &'static mut [u8] {
-        // SAFETY: the invariant, and the frame is no more.
-        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.room()) }
+    /// Where the frame's memory is, and its index, for the port that made it.
+    pub fn into_parts(self) -> (usize, u16) {
+        (self.memory.addr().get(), self.index())
     }
 }
 
@@ -188,7 +187,7 @@ mod tests {
     #[test]
     fn memory_beyond_64_kib_is_not_used() {
         let frame = Frame::new(vec![0; 70_000].leak(), 7);
-        assert_eq!((frame.index(), frame.room(), frame.into_memory().len()), (7, 65_535, 65_535));
+        assert_eq!((frame.index(), frame.room(), frame.memory().len()), (7, 65_535, 65_535));
     }
 
     proptest! {

@@ -68,7 +68,7 @@ pub struct XskPort {
     lent: Box<[bool]>,
     lent_count: usize,
     /// Free chunks of the TX half, the one that came back last on top: it is still in the cache.
-    free: Vec<u32>,
+    free: Vec<u16>,
     /// To be sent at the next flush.
     staged: Vec<FrameDesc>,
     /// To be given to the kernel for receiving at the next flush.
@@ -140,7 +140,7 @@ impl XskPort {
             base: first.addr(),
             lent: vec![false; bound.chunks.len()].into(),
             lent_count: 0,
-            free: (ring..2 * ring).rev().collect(),
+            free: (ring..2 * ring).rev().map(|index| index as u16).collect(),
             staged: Vec::with_capacity(ring as usize),
             to_fill: Vec::with_capacity(ring as usize),
             scratch: Box::new([FrameDesc::default(); BURST]),
@@ -171,10 +171,10 @@ impl XskPort {
     }
 
     /// Lends chunk `index` to the pipeline: the bytes from the chunk's data address to its end.
-    fn lend(&mut self, index: u32) -> Frame {
-        self.lent[index as usize] = true;
+    fn lend(&mut self, index: u16) -> Frame {
+        self.lent[usize::from(index)] = true;
         self.lent_count += 1;
-        let mut desc = self.bound.chunks[index as usize];
+        let mut desc = self.bound.chunks[usize::from(index)];
         // SAFETY: the chunk belongs to this UMEM and neither the kernel nor the pipeline owns it now
         // (see the type). Its memory outlives the frame, because the UMEM is not unmapped while a
         // frame is lent.
@@ -184,15 +184,14 @@ impl XskPort {
             let all = data.contents_mut();
             std::slice::from_raw_parts_mut(all.as_mut_ptr(), all.len())
         };
-        Frame::new(memory, index as u16)
+        Frame::new(memory, index)
     }
 
     /// Takes a lent frame back and names its chunk; `None` for a frame of another port, which is lost.
-    fn take_back(&mut self, frame: Frame) -> Option<u32> {
-        let index = u32::from(frame.index());
-        let memory = frame.into_memory();
-        let lent = self.lent.get_mut(index as usize)?;
-        if !*lent || memory.as_ptr().addr() != self.base + index as usize * self.chunk {
+    fn take_back(&mut self, frame: Frame) -> Option<u16> {
+        let (address, index) = frame.into_parts();
+        let lent = self.lent.get_mut(usize::from(index))?;
+        if !*lent || address != self.base + usize::from(index) * self.chunk {
             debug_assert!(false, "frame {index} of another port");
             return None;
         }
@@ -202,11 +201,11 @@ impl XskPort {
     }
 
     /// The chunk of a descriptor that the kernel returned, and the packet's offset in its frame.
-    fn locate(&self, desc: &FrameDesc) -> Option<(u32, usize)> {
+    fn locate(&self, desc: &FrameDesc) -> Option<(u16, usize)> {
         let index = desc.addr() / self.chunk;
         let owned_by_kernel = !*self.lent.get(index)?;
         let offset = desc.addr().checked_sub(self.bound.chunks[index].addr())?;
-        owned_by_kernel.then_some((index as u32, offset))
+        owned_by_kernel.then_some((index as u16, offset))
     }
 
     /// Collects what the kernel has sent; returns how many frames.
@@ -282,7 +281,7 @@ impl XskPort {
     /// down cannot be taken out again: they are sent and completed when it comes back.
     fn discard_staged(&mut self) {
         self.counters.tx_failed += self.staged.len() as u64;
-        self.free.extend(self.staged.drain(..).map(|d| (d.addr() / self.chunk) as u32));
+        self.free.extend(self.staged.drain(..).map(|d| (d.addr() / self.chunk) as u16));
     }
 }
 
@@ -305,7 +304,7 @@ impl Port for XskPort {
 
     fn release(&mut self, frame: Frame) {
         if let Some(index) = self.take_back(frame) {
-            self.to_fill.push(self.bound.chunks[index as usize]);
+            self.to_fill.push(self.bound.chunks[usize::from(index)]);
         }
     }
 
@@ -321,7 +320,7 @@ impl Port for XskPort {
             frame.memory_mut().copy_within(start..start + len, 0);
         }
         let Some(index) = self.take_back(frame) else { return };
-        let mut desc = self.bound.chunks[index as usize];
+        let mut desc = self.bound.chunks[usize::from(index)];
         // SAFETY: the frame was just consumed, so this is the only reference to the chunk.
         unsafe { self.bound.umem.data_mut(&mut desc) }.cursor().set_pos(len);
         self.staged.push(desc);

@@ -9,6 +9,8 @@
 //! lab's default route they decide for the underlay. With it nothing leaves until `forwarder down`.
 
 mod odd;
+mod pings;
+mod watch;
 
 use std::fs;
 use std::net::IpAddr;
@@ -22,15 +24,17 @@ use libbpf_rs::{MapCore as _, MapHandle};
 use nix::net::if_::if_nametoindex;
 use nix::sys::signal::Signal;
 use tests::datagrams::Datagrams;
-use tests::lab::{PATIENCE, WITHOUT_AF_XDP, down, keep_guard, lab, run_inside, send, start, start_ready};
+use tests::lab::{
+    PATIENCE, WITHOUT_AF_XDP, down, keep_guard, lab, mac, run_inside, send, start, start_ready,
+};
 use xtask::lab::address::{lan_prefixes, lan4, lan6, tunnel};
-use xtask::lab::eavesdrop::Eavesdropper;
 use xtask::lab::gateway::Gateway;
 use xtask::lab::traffic::wait_reachable;
 use xtask::lab::{Family, Lab, Netns, Options, Side, Site, Wire};
 use xtask::progress::wait_until;
 
-use odd::Fate;
+use pings::{ping, pings, refused};
+use watch::{assert_clear_only_in, assert_silent, wait_frames};
 
 const OPTIONS: Options =
     Options { ports: 2, queues: 1, underlay: Family::V4, wire: Wire::Switch, bond: false };
@@ -66,7 +70,7 @@ fn odd_packets() -> Result<()> {
         let (mut a, mut b) = (start_ready(&lab, &lab.a, &[])?, start_ready(&lab, &lab.b, &[])?);
         a.wait_tunnels(PATIENCE)?;
         b.wait_tunnels(PATIENCE)?;
-        all_odd_packets(&lab)?;
+        odd::send_all(&lab)?;
         pings(&lab)?;
 
         // With no socket for any frame, the kernel has them all, and routes them into the TUN.
@@ -77,7 +81,7 @@ fn odd_packets() -> Result<()> {
             Ok::<_, anyhow::Error>(gateway.counters()?.verdicts.get("pass_no_socket").copied().unwrap_or(0))
         };
         ensure!(passed(&mut a)? == 0 && passed(&mut b)? == 0, "frames found no socket before");
-        all_odd_packets(&lab)?;
+        odd::send_all(&lab)?;
         pings(&lab)?;
         ensure!(passed(&mut a)? > 0 && passed(&mut b)? > 0, "frames still find a socket");
 
@@ -96,7 +100,7 @@ fn odd_packets_without_af_xdp() -> Result<()> {
         let (mut a, mut b) = (start(&lab.a)?, start(&lab.b)?);
         a.wait_tunnels(PATIENCE)?;
         b.wait_tunnels(PATIENCE)?;
-        all_odd_packets(&lab)?;
+        odd::send_all(&lab)?;
         pings(&lab)?;
         assert_silent(ears)?;
     }
@@ -265,78 +269,6 @@ fn table_off() -> Result<()> {
     assert_silent(ears)
 }
 
-/// Sends every odd packet from A to B, and waits for what becomes of it.
-fn all_odd_packets(lab: &Lab) -> Result<()> {
-    let mut arrived = Eavesdropper::new(lab.directory());
-    let sources = format!("src host {} or src host {}", lan4(Side::A, 10), lan6(Side::A, 10));
-    arrived.watch(&lab.b.host, "eth0", &sources)?;
-    let mut answered = Eavesdropper::new(lab.directory());
-    answered.watch(&lab.a.host, "eth0", ICMP_ERRORS)?;
-    let gateway = mac(&lab.a.gateway, "lan0")?;
-    for odd in odd::all() {
-        let ears = match odd.fate {
-            Fate::Arrives => Some(&arrived),
-            Fate::Answered => Some(&answered),
-            Fate::Any => None,
-        };
-        let seen = ears.map_or(Ok(0), |ears| ears.frames().map(|frames| frames.len()))?;
-        send(&lab.a.host, "eth0", &odd.frame(gateway))?;
-        if let Some(ears) = ears {
-            wait_frames(ears, seen + 1).with_context(|| format!("{}: {:?}", odd.what, odd.fate))?;
-        }
-    }
-    Ok(())
-}
-
-/// "Time exceeded in transit", and "fragmentation needed" or "packet too big".
-const ICMP_ERRORS: &str = "(icmp and ((icmp[0] = 11 and icmp[1] = 0) or (icmp[0] = 3 and icmp[1] = 4))) or \
-    (ip6[6] = 58 and ((ip6[40] = 3 and ip6[41] = 0) or ip6[40] = 2))";
-
-/// Pings from A to B, each of which is answered, and one that is too big.
-fn pings(lab: &Lab) -> Result<()> {
-    let targets = [IpAddr::from(lan4(Side::B, 10)), lan6(Side::B, 10).into()];
-    for target in targets {
-        wait_reachable(&lab.a.host, target, PATIENCE)?;
-        // A host that knows the tunnel's MTU no longer asks for it.
-        lab.a.host.ip("route flush cache")?;
-        lab.a.host.ip("-6 route flush cache")?;
-        let dont_fragment = ping(&lab.a.host, &format!("-M do -s 1450 {target}"))?;
-        ensure!(dont_fragment.contains("1420"), "no word of the tunnel's MTU: {dont_fragment}");
-        for options in ["", "-s 1450 -M dont", "-s 4000", "-s 20000"] {
-            answered(&lab.a.host, &format!("{options} {target}"))?;
-        }
-        answered(&lab.a.gateway, &target.to_string())?;
-    }
-    for options in ["-R", "-T tsonly", "-T tsandaddr", "-R -s 4000"] {
-        answered(&lab.a.host, &format!("{options} {}", targets[0]))?;
-    }
-    Ok(())
-}
-
-/// Pings from A to B that get no answer from there. (That A's gateway says why is rate-limited, and the
-/// datagrams use that up.)
-fn refused(lab: &Lab) -> Result<()> {
-    for target in [IpAddr::from(lan4(Side::B, 10)), lan6(Side::B, 10).into()] {
-        let text = ping(&lab.a.host, &target.to_string())?;
-        ensure!(text.contains(" 0 received"), "ping {target}: {text}");
-    }
-    Ok(())
-}
-
-fn answered(from: &Netns, arguments: &str) -> Result<()> {
-    let text = ping(from, arguments)?;
-    ensure!(!text.contains(" 0 received"), "ping {arguments}: {text}");
-    Ok(())
-}
-
-/// Three pings; what ping says of them.
-fn ping(from: &Netns, arguments: &str) -> Result<String> {
-    let mut ping = from.command("ping");
-    ping.args(["-n", "-c", "3", "-i", "0.2", "-W", "2"]).args(arguments.split_whitespace());
-    let output = ping.output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
-}
-
 /// Takes the sockets out of the running programs' map: their redirects become passes.
 fn empty_socket_slots(gateway: &Netns, interfaces: Vec<String>) -> Result<()> {
     run_inside(gateway, move || {
@@ -382,38 +314,4 @@ fn change_tunnels(site: &Site, key: &str, change: impl Fn(&str) -> String) -> Re
         fs::write(&file, lines.collect::<Vec<_>>().join("\n") + "\n")?;
     }
     Ok(())
-}
-
-fn mac(namespace: &Netns, interface: &str) -> Result<[u8; 6]> {
-    let link: serde_json::Value =
-        serde_json::from_str(&namespace.ip(&format!("-j link show dev {interface}"))?)?;
-    let address = link[0]["address"].as_str().context("no MAC address")?;
-    let bytes = address.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
-    bytes.try_into().ok().context("no MAC address")
-}
-
-fn wait_frames(ears: &Eavesdropper, count: usize) -> Result<()> {
-    let seen = wait_until(PATIENCE, || Ok(ears.frames()?.len() >= count))?;
-    ensure!(seen, "nothing was seen");
-    Ok(())
-}
-
-fn assert_silent(ears: Eavesdropper) -> Result<()> {
-    let frames = last_frames(ears)?;
-    ensure!(frames.is_empty(), "{} frames in clear, the first: {}", frames.len(), frames[0]);
-    Ok(())
-}
-
-/// No frame in clear but the datagrams of the phase `allowed`.
-fn assert_clear_only_in(allowed: u16, ears: Eavesdropper) -> Result<()> {
-    let mut frames = last_frames(ears)?;
-    frames.retain(|frame| !frame.contains(&format!(".{allowed}: UDP")));
-    ensure!(frames.is_empty(), "{} frames in clear, the first: {}", frames.len(), frames[0]);
-    Ok(())
-}
-
-fn last_frames(ears: Eavesdropper) -> Result<Vec<String>> {
-    // What was sent last is still on its way to the listeners.
-    thread::sleep(Duration::from_millis(200));
-    ears.finish()
 }

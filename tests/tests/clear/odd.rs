@@ -2,9 +2,18 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use anyhow::{Context as _, Result};
 use tests::frames::{IPV4, IPV6, TCP, UDP, ethernet, ipv4, ipv6, rechecked, udp};
-use xtask::lab::Side;
+use tests::lab::{mac, send};
 use xtask::lab::address::{lan4, lan6};
+use xtask::lab::eavesdrop::Eavesdropper;
+use xtask::lab::{Lab, Side};
+
+use super::watch::wait_frames;
+
+/// "Time exceeded in transit", and "fragmentation needed" or "packet too big".
+const ICMP_ERRORS: &str = "(icmp and ((icmp[0] = 11 and icmp[1] = 0) or (icmp[0] = 3 and icmp[1] = 4))) or \
+    (ip6[6] = 58 and ((ip6[40] = 3 and ip6[41] = 0) or ip6[40] = 2))";
 
 /// What is to become of a packet while the tunnels are up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +49,29 @@ impl Odd {
         let destination = if self.broadcast { [0xff; 6] } else { gateway };
         ethernet(self.tags, destination, ethertype, &self.packet)
     }
+}
+
+/// Sends every odd packet from A to B, and waits for what becomes of it.
+pub fn send_all(lab: &Lab) -> Result<()> {
+    let mut arrived = Eavesdropper::new(lab.directory());
+    let sources = format!("src host {} or src host {}", lan4(Side::A, 10), lan6(Side::A, 10));
+    arrived.watch(&lab.b.host, "eth0", &sources)?;
+    let mut answered = Eavesdropper::new(lab.directory());
+    answered.watch(&lab.a.host, "eth0", ICMP_ERRORS)?;
+    let gateway = mac(&lab.a.gateway, "lan0")?;
+    for odd in all() {
+        let ears = match odd.fate {
+            Fate::Arrives => Some(&arrived),
+            Fate::Answered => Some(&answered),
+            Fate::Any => None,
+        };
+        let seen = ears.map_or(Ok(0), |ears| ears.frames().map(|frames| frames.len()))?;
+        send(&lab.a.host, "eth0", &odd.frame(gateway))?;
+        if let Some(ears) = ears {
+            wait_frames(ears, seen + 1).with_context(|| format!("{}: {:?}", odd.what, odd.fate))?;
+        }
+    }
+    Ok(())
 }
 
 /// All of them.

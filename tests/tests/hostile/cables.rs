@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tests::frames::udp_payload;
-use tests::lab::run_inside;
+use tests::lab::{mac, run_inside};
 use tests::packet_socket::{EVERYTHING, EXPERIMENTAL, PacketSocket};
 use xtask::lab::{Lab, Netns};
 
@@ -72,11 +72,4 @@ pub fn kind(frame: &[u8]) -> Option<u8> {
         _ => false,
     };
     right.then_some(kind)
-}
-
-fn mac(gateway: &Netns, port: &str) -> Result<[u8; 6]> {
-    let text = gateway.run(&format!("cat /sys/class/net/{port}/address"))?;
-    let bytes: Vec<u8> =
-        text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    bytes.try_into().ok().with_context(|| format!("{port}: no MAC address in '{text}'"))
 }
