@@ -1,4 +1,4 @@
-//! A flood of handshake messages from spoofed sources, out of an interface that the gateway hangs on.
+//! A flood of WireGuard messages from spoofed sources, out of an interface that the gateway hangs on.
 //!
 //! Every datagram has the length of an initiation and [`DESTINATION_PORT`] as its source port, so that the
 //! sink's XDP program catches what the gateway answers.
@@ -16,7 +16,9 @@ use forwarder::id::PortId;
 use forwarder::port::xsk::{RING, XskPort};
 use forwarder::port::{BURST, Destination, Port as _};
 use forwarder::topology::Mode;
-use forwarder::wireguard::message::{INITIATION_LEN, TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
+use forwarder::wireguard::message::{
+    INITIATION_LEN, TYPE_COOKIE_REPLY, TYPE_DATA, TYPE_INITIATION, TYPE_RESPONSE,
+};
 use forwarder::wireguard::{PrivateKey, PublicKey};
 use rand::Rng as _;
 use serde::Serialize;
@@ -55,6 +57,8 @@ pub enum Kind {
     Cookies,
     /// Initiations of a peer that were accepted before.
     Replay,
+    /// Data messages of as many bytes that belong to no session.
+    StrayData,
 }
 
 /// Options of `bench flood`.
@@ -108,7 +112,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let owned = options.kind == Kind::Cookies;
     let mut strangers = Vec::new();
     let mut pool = match options.kind {
-        Kind::BadMac1 => (0..MESSAGES).map(|_| noise()).collect(),
+        Kind::BadMac1 => (0..MESSAGES).map(|_| noise(TYPE_INITIATION)).collect(),
+        Kind::StrayData => (0..MESSAGES).map(|_| noise(TYPE_DATA)).collect(),
         Kind::NoCookie => (0..MESSAGES).map(|_| stranger(options)?.initiation()).collect::<Result<_, _>>()?,
         Kind::Cookies => {
             strangers = (0..256).map(|_| stranger(options)).collect::<Result<_, _>>()?;
@@ -141,10 +146,11 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn noise() -> Vec<u8> {
+/// A message of that type, with noise for all that comes behind it.
+fn noise(kind: u8) -> Vec<u8> {
     let mut message = vec![0; INITIATION_LEN];
     rand::rng().fill_bytes(&mut message[4..]);
-    message[0] = TYPE_INITIATION;
+    message[0] = kind;
     message
 }
 

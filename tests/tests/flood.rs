@@ -1,5 +1,5 @@
-//! A gateway under floods of handshake messages: bad mac1s reach no queue, cookies are demanded, and a new
-//! peer gets its session and renews it all the same. What the tunnel keeps meanwhile is for
+//! A gateway under floods of WireGuard messages: bad mac1s reach no queue, cookies are demanded, and a new peer
+//! gets its session and renews it all the same. What the tunnel keeps meanwhile is for
 //! `cargo xtask bench flood`. Needs root and the debug builds of `forwarder` and `bench`.
 #![allow(clippy::unwrap_used)]
 
@@ -45,6 +45,17 @@ fn good_mac1_without_cookie_without_af_xdp() {
     under("good_mac1_without_cookie_without_af_xdp", Flood::NoCookie, WITHOUT_AF_XDP);
 }
 
+/// A message wakes the worker that nothing comes of.
+#[test]
+fn stray_data() {
+    under("stray_data", Flood::StrayData, &[]);
+}
+
+#[test]
+fn stray_data_without_af_xdp() {
+    under("stray_data_without_af_xdp", Flood::StrayData, WITHOUT_AF_XDP);
+}
+
 fn under(test: &str, flood: Flood, arguments: &[&str]) {
     if able(test) {
         flooded(flood, arguments).unwrap();
@@ -69,7 +80,9 @@ fn flooded(flood: Flood, arguments: &[&str]) -> Result<()> {
     ensure!(newcomer.handshake_seconds.is_some(), "the new peer got no session: {told}");
     ensure!(newcomer.rekeyed, "its session was not renewed: {told}");
     ensure!(newcomer.answered * 2 > newcomer.pings, "its pings were lost: {told}");
-    for reason in ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"] {
+    let lost = ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"];
+    let stray = flood == Flood::StrayData;
+    for reason in lost.into_iter().filter(|reason| !stray || *reason != "unknown_index") {
         ensure!(dropped(reason) == 0, "the rekey lost packets ({reason}): {told}");
     }
     match flood {
@@ -87,6 +100,10 @@ fn flooded(flood: Flood, arguments: &[&str]) -> Result<()> {
             ensure!(sent.cookies == 256, "not every source got a cookie: {told}");
             ensure!(dropped("handshake_rate") > 0, "no source was limited: {told}");
             ensure!(sent.responses == 0, "a stranger got a response: {told}");
+        }
+        Flood::StrayData => {
+            ensure!(dropped("unknown_index") > ENOUGH, "the flood did not arrive: {told}");
+            ensure!(sent.cookie_replies + sent.responses == 0, "noise was answered: {told}");
         }
         Flood::Unowned => {}
     }

@@ -1,4 +1,4 @@
-//! Floods of handshake messages on gateway A, from the switch's port towards its first slave, and a new peer
+//! Floods of WireGuard messages on gateway A, from the switch's port towards its first slave, and a new peer
 //! that comes meanwhile, from gateway B's namespace.
 
 use std::fs::{self, File};
@@ -36,10 +36,12 @@ pub enum Flood {
     Cookies,
     /// Initiations that were accepted before.
     Replay,
+    /// Data messages that belong to no session.
+    StrayData,
 }
 
 impl Flood {
-    /// The attacks, without the flood to compare with.
+    /// The attacks by handshake messages.
     pub const ATTACKS: [Self; 4] = [Self::BadMac1, Self::NoCookie, Self::Cookies, Self::Replay];
 
     /// Its name in tables and JSON.
@@ -50,6 +52,7 @@ impl Flood {
             Self::NoCookie => "no cookie",
             Self::Cookies => "cookies of a /24",
             Self::Replay => "replayed",
+            Self::StrayData => "stray data",
         }
     }
 
@@ -59,6 +62,7 @@ impl Flood {
             Self::NoCookie => "no-cookie",
             Self::Cookies => "cookies",
             Self::Replay => "replay",
+            Self::StrayData => "stray-data",
         }
     }
 }
