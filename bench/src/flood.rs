@@ -187,7 +187,12 @@ fn with_cookies(
             }
         });
     });
-    ensure!(holders.len() == messages.len(), "only {} of 256 sources got a cookie", holders.len());
+    ensure!(
+        holders.len() == messages.len(),
+        "only {} of 256 sources got a cookie: {} messages a second may be no load for this gateway; raise --rate",
+        holders.len(),
+        options.rate
+    );
     for (message, stranger) in messages.iter_mut().zip(strangers) {
         *message = stranger.initiation()?;
     }
@@ -222,7 +227,8 @@ fn accepted(wire: &mut Wire, options: &Options) -> anyhow::Result<Vec<Vec<u8>>> 
     while listen(wire, &mut sent, PEER_INTERVAL) < COUNT {
         ensure!(
             clock::boottime().since(start) < PATIENCE,
-            "too few of {COUNT} genuine initiations were answered"
+            "too few of {COUNT} genuine initiations were answered: is {} a peer's key?",
+            file.display()
         );
         let message = peer.initiation()?;
         ensure!(wire.send(OWNED.into(), &message), "the interface {} takes no frame", options.iface);
