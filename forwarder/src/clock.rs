@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Time since boot, suspend included (`CLOCK_BOOTTIME`). Sessions age in it, so that a machine that
-/// slept or was restored does not go on with old keys.
+/// slept does not go on with old keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Boottime(pub Duration);
 
@@ -31,7 +31,7 @@ impl std::ops::Add<Duration> for Boottime {
     }
 }
 
-/// Wall time since the Unix epoch, for TAI64N timestamps only.
+/// Wall time since the Unix epoch: for TAI64N timestamps, and to notice that the machine was away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wall(pub Duration);
 
@@ -45,7 +45,12 @@ pub fn wall() -> Wall {
     Wall(read(nix::time::ClockId::CLOCK_REALTIME))
 }
 
+/// Reads `CLOCK_MONOTONIC`, which stands still while the machine is suspended, and begins nowhere in particular.
+pub fn awake() -> Duration {
+    read(nix::time::ClockId::CLOCK_MONOTONIC)
+}
+
 fn read(clock: nix::time::ClockId) -> Duration {
-    // Both clocks exist on every kernel that has AF_XDP, so the call cannot fail.
+    // These clocks exist on every kernel that has AF_XDP, so the call cannot fail.
     clock.now().map_or(Duration::ZERO, Duration::from)
 }

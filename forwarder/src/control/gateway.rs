@@ -195,6 +195,12 @@ impl Gateway {
         }
     }
 
+    /// Begins anew with every peer: who was away, and may have used its nonces meanwhile, must not use them again.
+    pub fn end_sessions(&mut self, rng: &mut dyn CryptoRng) {
+        self.tunnels.values_mut().for_each(wireguard::Tunnel::end_sessions);
+        self.greet(rng);
+    }
+
     /// Whether the port may transmit now.
     pub fn transmits(&self, port: usize) -> bool {
         egress::usable(&self.view, &self.plan.topology.ports[port])

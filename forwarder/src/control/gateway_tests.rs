@@ -29,7 +29,7 @@ const KEYS: [&str; 2] =
     ["xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="];
 
 /// A tunnel without a listen port of its own, and its peers' further lines.
-fn tunnel(name: &str, peers: &[&str]) -> TunnelConfig {
+pub(super) fn tunnel(name: &str, peers: &[&str]) -> TunnelConfig {
     let mut text = "[Interface]\nPrivateKey = 6AgToMKAU6mHoSgHQnIUKXvMhZ5vwcNuSj1T3KHfZ1Q=\n".to_owned();
     let sections = peers.iter().zip(KEYS).map(|(lines, key)| format!("[Peer]\nPublicKey = {key}\n{lines}\n"));
     text.extend(sections);
@@ -38,8 +38,11 @@ fn tunnel(name: &str, peers: &[&str]) -> TunnelConfig {
 
 /// A gateway and its two lanes, one worker's and the slow path's. The kernel routes 10.0.0.0/8 to the TUN; its
 /// tables are not read again.
-fn gateway(configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
-    let settings = Settings::default();
+pub(super) fn gateway(configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
+    gateway_with(Settings::default(), configs)
+}
+
+pub(super) fn gateway_with(settings: Settings, configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
     let routes = vec![Route::through("10.0.0.0/8".parse().unwrap(), TUN, 0, TABLE_MAIN)];
     let view = View { routes, ..View::default() };
     let machine = Topology { cores: vec![0], ..Topology::default() };
@@ -65,12 +68,12 @@ fn gateway(configs: Vec<TunnelConfig>) -> (Gateway, [Subscriber; 2]) {
     (gateway, lanes)
 }
 
-fn rng() -> StdRng {
+pub(super) fn rng() -> StdRng {
     StdRng::seed_from_u64(1)
 }
 
 /// Has both lanes take their snapshots, so that nobody waits for them.
-fn settle(lanes: &mut [Subscriber; 2]) {
+pub(super) fn settle(lanes: &mut [Subscriber; 2]) {
     for lane in lanes {
         lane.current();
     }

@@ -22,6 +22,8 @@ mod serve;
 pub mod snapshots;
 mod start;
 mod turn;
+#[cfg(test)]
+mod turn_tests;
 mod uapi;
 mod world;
 

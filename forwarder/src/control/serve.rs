@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rand::rngs::ThreadRng;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -16,6 +17,7 @@ use super::plan::{self, Files};
 use super::report::{self, Report};
 use crate::clock;
 use crate::config::{Loaded, RunOptions, Settings};
+use crate::kernel::absence::Absence;
 use crate::kernel::netlink::{Changed, Watch};
 use crate::topology::Mode;
 use crate::uapi;
@@ -33,21 +35,31 @@ pub struct Running {
     gateway: Gateway,
     lanes: Lanes,
     watch: Watch,
+    absence: Absence,
     signals: Signals,
     /// The tunnels' control sockets.
     uapi: uapi::Server,
     bonds: Interval,
     /// What the command line asked for.
     options: RunOptions,
-    rng: ThreadRng,
+    /// The kernel's: a machine that was restored must not draw again what it drew before.
+    rng: UnwrapErr<SysRng>,
 }
 
 impl Running {
     /// A gateway that has not taken a turn yet.
-    pub fn new(gateway: Gateway, lanes: Lanes, watch: Watch, signals: Signals, options: RunOptions) -> Self {
+    pub fn new(
+        gateway: Gateway,
+        lanes: Lanes,
+        watch: Watch,
+        absence: Absence,
+        signals: Signals,
+        options: RunOptions,
+    ) -> Self {
         let mut bonds = tokio::time::interval(BOND_INTERVAL);
         bonds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { gateway, lanes, watch, signals, uapi: uapi::Server::new(), bonds, options, rng: rand::rng() }
+        let rng = UnwrapErr(SysRng);
+        Self { gateway, lanes, watch, absence, signals, uapi: uapi::Server::new(), bonds, options, rng }
     }
 
     /// Fills the maps, attaches the programs and takes turns, until a signal asks for the end.
@@ -147,6 +159,10 @@ impl Running {
                     bail!("the kernel closed the netlink socket: restart forwarder");
                 }
                 self.gateway.note(changed);
+            }
+            how = self.absence.over() => {
+                tracing::warn!("{how}, so this machine may be a restored snapshot: all sessions begin anew");
+                self.gateway.end_sessions(&mut self.rng);
             }
             _ = self.bonds.tick() => self.gateway.look_at_bonds().await,
             call = self.uapi.next() => {

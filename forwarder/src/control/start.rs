@@ -22,6 +22,7 @@ use super::serve::{Running, Signals};
 use super::snapshots;
 use crate::aead;
 use crate::config::{Guard, RunOptions};
+use crate::kernel::absence::Absence;
 use crate::kernel::guard::Janitor;
 use crate::kernel::netlink::Kernel;
 use crate::publish::Publisher;
@@ -43,6 +44,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::new().context("cannot catch signals")?;
     let kernel = Kernel::connect()?;
     let watch = kernel.watch()?;
+    let absence = Absence::watch()?;
     let Ready { planned, lock, sockets, programs } = preflight(options, &kernel).await?.ready()?;
     let Planned { topology, configs, settings, view } = planned;
     #[cfg(feature = "keylog")]
@@ -93,7 +95,7 @@ async fn serve(options: &RunOptions) -> anyhow::Result<()> {
         publisher: &mut gateway.publisher,
     })?;
     Place::beside(gateway.plan.topology.cores.len()).take();
-    let mut running = Running::new(gateway, lanes, watch, signals, options.clone());
+    let mut running = Running::new(gateway, lanes, watch, absence, signals, options.clone());
     let outcome = running.serve().await;
     running.end(keep_guard).await;
     outcome

@@ -23,7 +23,7 @@ const INJECTING_LANE: usize = 0;
 /// Handshake messages that one turn takes: a flood must not hold up timers, and answers leave between turns.
 const HANDSHAKES_PER_TURN: usize = 64;
 /// How long messages are held back for a lane that does not take its snapshot; it may be descheduled.
-const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
+pub(super) const PUBLISHED_WITHIN: Duration = Duration::from_millis(100);
 /// How often next hops are confirmed through the kernel, so that a silent change of MAC is noticed.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(15);
 

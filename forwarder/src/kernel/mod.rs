@@ -3,6 +3,7 @@
 //! [`View`] is plain data: topology and snapshots are computed from it purely. [`netlink::Kernel`]
 //! reads it, tells when it changed and is the one interface through which everything is changed.
 
+pub mod absence;
 pub mod capabilities;
 mod error;
 pub mod guard;

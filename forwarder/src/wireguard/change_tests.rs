@@ -151,6 +151,26 @@ fn another_private_key_ends_the_sessions_and_keeps_the_greatest_timestamp() {
     assert_eq!(pair.deliver(1, &initiation), Err(Refusal::Replayed));
 }
 
+/// A machine that was restored from a snapshot may have used its nonces since then.
+#[test]
+fn sessions_that_are_ended_end_for_lanes_that_still_have_them() {
+    let mut pair = connected();
+    let sessions = [0, 1].map(|end| pair.session(end).unwrap());
+    assert!(sessions.iter().all(|session| session.draw(session.created, 1).count() == 1));
+    // So late that A asks for another session.
+    pair.seconds += 200;
+    pair.want(0);
+    pair.ends.iter_mut().for_each(Tunnel::end_sessions);
+    assert!(sessions.iter().all(|session| session.draw(session.created, 1).is_empty()));
+    assert!(pair.session(0).is_none() && pair.session(1).is_none());
+    for end in &mut pair.ends {
+        assert!(end.poll_transmit().is_none(), "the initiation that A has not sent yet");
+        assert!(std::iter::from_fn(|| end.poll_event()).any(|event| event == Event::Sessions(PEER)));
+    }
+    pair.want(1);
+    assert!(pair.carry().is_empty() && pair.agree());
+}
+
 /// Whoever took a tunnel's door before its key changed lets pass what is for the new key, and nothing else.
 #[test]
 fn a_door_follows_the_private_key() {

@@ -97,6 +97,11 @@ impl Peer {
     /// The tunnel has another key: what was agreed with the old one ends.
     pub(super) fn set_identity(&mut self, identity: &Identity, outbox: &mut Outbox) {
         self.keys.set_identity(identity);
+        self.end_sessions(outbox);
+    }
+
+    /// Sessions and handshakes end, and nothing of them is sent any more.
+    pub(super) fn end_sessions(&mut self, outbox: &mut Outbox) {
         self.forget_sessions();
         outbox.transmits.retain(|transmit| transmit.peer != Some(self.id));
         outbox.events.push_back(Event::Sessions(self.id));

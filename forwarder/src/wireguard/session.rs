@@ -185,6 +185,11 @@ impl Session {
         self.sent.load(Relaxed) >= REKEY_AFTER_MESSAGES
     }
 
+    /// Sends nothing more, whoever still has the session.
+    pub fn end(&self) {
+        self.sent.store(REJECT_AFTER_MESSAGES, Relaxed);
+    }
+
     /// Sets how many messages were sent; returns how many it were before.
     #[cfg(test)]
     pub(super) fn preset_sent(&self, messages: u64) -> u64 {
@@ -241,6 +246,20 @@ mod tests {
         assert_eq!((drawn.len() as u64, unique.len() as u64), (LEFT, LEFT));
         assert_eq!(unique.iter().max(), Some(&(REJECT_AFTER_MESSAGES - 1)));
         assert!(session.draw(at(1), 1).is_empty());
+    }
+
+    /// Even while others draw from it.
+    #[test]
+    fn nothing_is_drawn_from_a_session_that_has_ended() {
+        let session = session();
+        std::thread::scope(|scope| {
+            let lane =
+                scope.spawn(|| (0..1_000_000).take_while(|_| !session.draw(at(1), 1).is_empty()).count());
+            session.end();
+            assert!(session.draw(at(1), 1).is_empty() && !session.sendable(at(1)));
+            lane.join().expect("no panic");
+            assert!(session.draw(at(1), 1).is_empty());
+        });
     }
 
     /// Section 6.1, Rekey-After-Messages.

@@ -58,8 +58,11 @@ impl HeldSlots {
         confirmed
     }
 
-    /// Wipes all sessions.
+    /// Wipes all sessions. Lanes that still have them send nothing more.
     pub(super) fn clear(&mut self) {
+        for held in [&self.previous, &self.current, &self.next].into_iter().flatten() {
+            held.session.end();
+        }
         *self = Self::default();
     }
 

@@ -165,6 +165,13 @@ impl Tunnel {
         }
     }
 
+    /// All sessions and handshakes end, for lanes that still have them, too; nothing else is forgotten.
+    pub fn end_sessions(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.end_sessions(&mut self.outbox);
+        }
+    }
+
     /// Changes a peer's preshared key, all zero for none; it holds from the next handshake.
     pub fn set_preshared_key(&mut self, peer: PeerId, key: &[u8; 32]) {
         if let Some(peer) = self.peers.get_mut(&peer) {
