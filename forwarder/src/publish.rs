@@ -249,7 +249,8 @@ mod tests {
     }
 
     /// Two lanes and the control thread, in every order: once all have settled, no lane works with the old
-    /// snapshot, so a message may reveal what the new one has; and nobody holds the old one's keys.
+    /// snapshot, so a message may reveal what the new one has. The control thread frees the old one, with its keys,
+    /// whoever leaves it last.
     #[cfg(feature = "model")]
     #[test]
     fn model_no_lane_works_with_an_old_snapshot_once_all_have_settled() {
@@ -261,13 +262,16 @@ mod tests {
             let watched = Arc::downgrade(&first);
             let lanes = [0; 2].map(|_| publisher.subscribe(&first).unwrap());
             drop(first);
-            let revealed = Arc::new(AtomicBool::new(false));
+            let [revealed, reclaims] = [false; 2].map(|flag| Arc::new(AtomicBool::new(flag)));
             let threads = lanes.map(|mut lane| {
-                let revealed = Arc::clone(&revealed);
+                let (revealed, reclaims) = (Arc::clone(&revealed), Arc::clone(&reclaims));
+                let watched = watched.clone();
                 loom::thread::spawn(move || {
                     for _ in 0..2 {
                         let old = lane.current().generation == 1;
                         assert!(!(old && revealed.load(Ordering::Relaxed)), "works with an old snapshot");
+                        let freed = watched.strong_count() == 0;
+                        assert!(!freed || reclaims.load(Ordering::Relaxed), "freed on a packet's time");
                     }
                     lane
                 })
@@ -276,6 +280,8 @@ mod tests {
                 publisher.publish(lane, snapshot(2));
             }
             revealed.store(publisher.is_settled(), Ordering::Relaxed);
+            reclaims.store(true, Ordering::Relaxed);
+            publisher.reclaim();
             for thread in threads {
                 let mut lane = thread.join().unwrap();
                 assert_eq!(lane.current().generation, 2);

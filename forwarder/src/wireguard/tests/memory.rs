@@ -25,19 +25,23 @@ fn keys_stand_in_their_session_only() {
     let preshared: [u8; 32] = std::array::from_fn(|i| 0x90 ^ (i as u8 * 7));
     for initiator in [false, true] {
         let mut subject = Subject::start(&preshared);
+        let private = private_key(B).0;
         let keys = if initiator { subject.answer(&preshared) } else { subject.initiate(&preshared) };
         for key in keys {
             let Copies { stack, elsewhere } = subject.copies(&key);
             assert_eq!(stack, 0, "of a session key on the stack; initiator: {initiator}");
             assert!(elsewhere > 0, "the key is looked for in vain; initiator: {initiator}");
         }
+        assert_eq!(subject.copies(&private), Copies { stack: 0, elsewhere: 1 }, "of the private key");
         assert_eq!(subject.copies(&preshared), Copies { stack: 0, elsewhere: 1 }, "of the preshared key");
         subject.ask("wipe");
         for key in keys {
             assert_eq!(subject.copies(&key), Copies::default(), "of a wiped key; initiator: {initiator}");
         }
         subject.ask("drop");
-        assert_eq!(subject.copies(&preshared), Copies::default(), "of a dropped tunnel's preshared key");
+        for key in [preshared, private] {
+            assert_eq!(subject.copies(&key), Copies::default(), "of a dropped tunnel's key");
+        }
     }
 }
 

@@ -67,6 +67,21 @@ fn the_responder_waits_for_the_first_data() {
     assert!(net.nodes[A].open(net.now, Node::address(B), &sealed).is_some());
 }
 
+/// The kernel: of the older sessions only current stays beside next.
+#[test]
+fn a_next_session_drops_the_previous_one() {
+    let (mut net, _, old) = old();
+    let message = initiate(&mut net);
+    assert!(net.deliver(A, Node::address(A), &message));
+    net.settle();
+    net.advance(seconds(10.0));
+    assert_eq!(indices(&net.nodes[B])[0], old);
+    let message = initiate(&mut net);
+    assert!(net.deliver(A, Node::address(A), &message));
+    let [previous, current, next] = indices(&net.nodes[B]);
+    assert!(previous.is_none() && current.is_some() && next.is_some(), "{previous:?}");
+}
+
 /// Only authentic data under next promotes it: not data under current, no forgery.
 #[test]
 fn nothing_else_promotes_next() {

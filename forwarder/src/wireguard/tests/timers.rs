@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// Section 6.1, in the paper's own numbers.
+#[test]
+fn the_limits_are_those_of_the_paper() {
+    let seconds = [REKEY_AFTER_TIME, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, KEEPALIVE_TIMEOUT];
+    assert_eq!(seconds.map(|time| time.as_secs_f64()), [120.0, 180.0, 90.0, 5.0, 10.0]);
+    // 2^60 and 2^64 - 2^13 - 1.
+    assert_eq!(REKEY_AFTER_MESSAGES, 1_152_921_504_606_846_976);
+    assert_eq!(REJECT_AFTER_MESSAGES, 18_446_744_073_709_543_423);
+}
+
 /// Section 6.2: the initiator renews a session when it sends at an age of 120 s, not before.
 #[test]
 fn the_initiator_renews_when_it_sends_at_120_s() {
@@ -43,6 +53,22 @@ fn the_initiator_renews_when_it_receives_at_165_s() {
     assert!(net.packet(B, &[]));
     net.advance(seconds(3.0));
     assert_eq!((net.count(A, Kind::Initiation), net.count(B, Kind::Initiation)), (1, 0));
+}
+
+/// Section 6.2: once. What it receives while nobody answers does not make it ask for longer.
+#[test]
+fn what_is_received_meanwhile_does_not_begin_the_retries_again() {
+    let mut net = Net::connected();
+    net.age(A, seconds(166.0));
+    net.up = [false; 2];
+    for _ in 166..178 {
+        let sealed = net.nodes[B].seal(net.now, &[]).unwrap();
+        assert!(net.deliver(B, Node::address(B), &sealed));
+        net.advance(seconds(1.0));
+    }
+    net.advance(seconds(120.0));
+    assert_eq!(net.count(A, Kind::Initiation), 20);
+    assert!(net.nodes[A].events.contains(&Event::GaveUp(PEER)));
 }
 
 /// Section 6.2: both roles renew after 2^60 messages.
