@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 
 use super::gateway::Gateway;
 use super::gateway_tests::{gateway, gateway_with, rng, settle, tunnel};
 use super::turn::PUBLISHED_WITHIN;
-use crate::clock;
+use crate::clock::{self, Boottime};
 use crate::config::{Settings, TunnelConfig, TunnelSettings};
 use crate::id::{InterfaceId, PeerId, TunnelId};
 use crate::kernel::Address;
@@ -63,12 +63,12 @@ impl Far {
     }
 
     /// What the gateway sends it, and when.
-    async fn hears(&self) -> (Vec<u8>, Instant) {
+    async fn hears(&self) -> (Vec<u8>, Boottime) {
         let mut message = vec![0; 2048];
         let received = tokio::time::timeout(PATIENCE, self.socket.recv(&mut message)).await;
         let length = received.expect("nothing came").unwrap();
         message.truncate(length);
-        (message, Instant::now())
+        (message, clock::boottime())
     }
 }
 
@@ -85,9 +85,10 @@ async fn a_message_leaves_when_every_lane_may_know_its_index() {
     gateway.turn(&mut rng()).await;
     settle(&mut lanes);
     far.initiates(&gateway, far.address());
-    let begun = Instant::now();
+    let begun = clock::boottime();
     let ((), (response, heard)) = tokio::join!(async { gateway.turn(&mut rng()).await }, far.hears(),);
-    assert!(heard - begun >= PUBLISHED_WITHIN, "it was sent after {:?}", heard - begun);
+    let waited = heard.since(begun);
+    assert!(waited >= PUBLISHED_WITHIN, "it was sent after {waited:?}");
     for lane in &mut lanes {
         assert!(lane.current().sessions.contains_key(&index(&response)));
     }

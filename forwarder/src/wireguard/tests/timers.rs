@@ -5,8 +5,8 @@ use super::*;
 /// Section 6.1, in the paper's own numbers.
 #[test]
 fn the_limits_are_those_of_the_paper() {
-    let seconds = [REKEY_AFTER_TIME, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, KEEPALIVE_TIMEOUT];
-    assert_eq!(seconds.map(|time| time.as_secs_f64()), [120.0, 180.0, 90.0, 5.0, 10.0]);
+    let times = [REKEY_AFTER_TIME, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, KEEPALIVE_TIMEOUT];
+    assert_eq!(times, [120, 180, 90, 5, 10].map(Duration::from_secs));
     // 2^60 and 2^64 - 2^13 - 1.
     assert_eq!(REKEY_AFTER_MESSAGES, 1_152_921_504_606_846_976);
     assert_eq!(REJECT_AFTER_MESSAGES, 18_446_744_073_709_543_423);
