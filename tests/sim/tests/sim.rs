@@ -4,7 +4,7 @@ use sim::campaign::run_all;
 use sim::{Bug, run};
 
 /// An hour each: some 45 ms of a core, most of it Curve25519.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 /// Every planted bug shows within as many seeds.
 const ENOUGH: u64 = 200;
 
