@@ -6,7 +6,7 @@
 #
 # Each line `matrix: CASE pass` is a field of the table that `cargo xtask test` prints.
 # Runs as root in a User-mode Linux guest: $FORWARDER, and $FLOOD (tests/src/bin/handshake-flood.rs).
-# With LONG set the session is renewed twice.
+# With arguments it runs the function that they name rather than everything.
 set -eu
 
 CONFIG=/tmp/sites
@@ -14,9 +14,14 @@ LOG=/tmp/forwarder.log
 COUNTERS=/tmp/counters.json
 declare -A ADDRESS=([a4]=198.51.100.1 [b4]=198.51.100.2 [a6]=fd00:51::1 [b6]=fd00:51::2)
 declare -A PORT=([a]=5000 [b]=6000)
+family=4 key=no-psk # of the next tunnel
+declare -A REKEYS # the processes of those tests, by the initiator
 
 main() {
-    make_sites
+    for initiator in a b; do
+        elsewhere rekeys $initiator >/tmp/rekeys-$initiator 2>&1 &
+        REKEYS[$initiator]=$!
+    done
     for family in 4 6; do
         for key in no-psk psk; do
             for initiator in a b; do
@@ -25,19 +30,27 @@ main() {
         done
     done
     family=4 key=no-psk
-    rekeys
     fragments
     roaming
     restart a
     restart b
+    elsewhere recipe
+    # What comes then is felt at all sites: another time of day, and a flood.
+    await_rekeys
     clock_back
     cookies a
     cookies b
-    recipe
     echo "ok"
 }
 
 # ---- the sites
+
+# Runs a function at sites of its own: a mount namespace has names of network namespaces, and files, that no
+# other one sees.
+elsewhere() { # function, its arguments
+    unshare --mount --net bash -c 'mount -t tmpfs tmpfs /run/netns && mount -t tmpfs tmpfs /tmp && exec "$@"' \
+        bash "$0" "$@"
+}
 
 in_ns() {
     ip netns exec "$@"
@@ -140,7 +153,7 @@ run_forwarder() { # its options
 
 forwarder_is_ready() {
     kill -0 $FORWARDER_PID || fail "forwarder ended before it was ready"
-    grep -qw ready $LOG
+    grep -qws ready $LOG
 }
 
 stop_a() {
@@ -150,9 +163,10 @@ stop_a() {
 
 # Not by the clock, which goes back in one of the tests.
 wait_until() { # seconds, complaint, condition
-    local tries=$(($1 * 5))
-    until "$3"; do
-        [ $((tries--)) -gt 0 ] || fail "$2"
+    local tries=$(($1 * 5)) complaint=$2
+    shift 2
+    until "$@"; do
+        [ $((tries--)) -gt 0 ] || fail "$complaint"
         sleep 0.2
     done
 }
@@ -189,14 +203,10 @@ latest_handshake() {
 counter() {
     rm -f $COUNTERS
     kill -USR1 $FORWARDER_PID
-    wait_until 5 "forwarder writes no counters" counters_are_there
+    wait_until 5 "forwarder writes no counters" [ -e $COUNTERS ]
     local value
     value=$(grep -o "\"$1\":[0-9]*" $COUNTERS | head -n 1 | cut -d : -f 2)
     echo "${value:-0}"
-}
-
-counters_are_there() {
-    [ -e $COUNTERS ]
 }
 
 # ---- the matrix
@@ -218,21 +228,29 @@ matrix_case() {
 
 # ---- and what else
 
-# Pings of the initiator's host while it renews the session, which is 120 s old then. Both roles at once
-# would need two pairs of sites; the kernel as the initiator is the other implementation's clockwork.
-rekeys() {
-    local count=620 renewed=1 first
-    [ -z "${LONG:-}" ] || count=1230 renewed=2
-    initiator=b
-    echo "== $renewed rekey(s) by the kernel"
+# The initiator renews the session when it is 120 s old, and again, while its host pings the other one.
+rekeys() { # the initiator
+    local responder=b first
+    [ "$1" = a ] || responder=a
+    initiator=$1
+    watch initiations "udp[8:4] = 0x01000000 and src host ${ADDRESS[${responder}4]}"
     start_b
     start_a
-    reach b
+    reach $initiator
     first=$(latest_handshake)
-    expect_pings b -c $count
-    [ "$(latest_handshake)" -ge $((first + 119 * renewed)) ] || fail "no new handshake"
+    expect_pings $initiator -c 1230
+    [ "$(latest_handshake)" -ge $((first + 2 * 119)) ] || fail "no two new handshakes"
+    [ "$(seen initiations)" = 0 ] || fail "the responder has initiated"
+    stop_watching
     stop_a
     stop_b
+}
+
+await_rekeys() {
+    for initiator in a b; do
+        echo "== two rekeys by end $initiator"
+        if wait ${REKEYS[$initiator]}; then cat /tmp/rekeys-$initiator; else cat /tmp/rekeys-$initiator; exit 1; fi
+    done
 }
 
 # The kernel's outer packets may be fragmented; forwarder's slow path takes them.
@@ -340,11 +358,8 @@ cookies() { # the end that is flooded
 watch() { # name, filter
     ip netns exec b tcpdump -i wan -n -q -t -l --immediate-mode "$2" >"/tmp/seen-$1" 2>"/tmp/watch-$1" &
     WATCHERS="${WATCHERS:-} $!"
-    wait_until 10 "tcpdump does not start" "watches_$1"
+    wait_until 10 "tcpdump does not start" grep -q 'listening on' "/tmp/watch-$1"
 }
-
-watches_cookies() { grep -q 'listening on' /tmp/watch-cookies; }
-watches_with-cookie() { grep -q 'listening on' /tmp/watch-with-cookie; }
 
 seen() { # name
     wc -l <"/tmp/seen-$1"
@@ -378,7 +393,6 @@ recipe() {
         done
         ip -n $site link set bond0 up
         ip -n $site address add "${ADDRESS[${site}4]}/24" dev bond0
-        rm $CONFIG/$site/*
     done
     wait_until 20 "LACP is not up" lacp_is_up
     recipe_tunnel a 0 172.16.0.1 b 10.2.0.0/24 ""
@@ -451,4 +465,5 @@ flows() { # iperf3's option
     echo "$report" | grep -q 'SUM.* 0/[0-9]* (0%) *receiver' || fail "packets were lost"
 }
 
-main
+make_sites
+"${@:-main}"

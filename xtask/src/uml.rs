@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 /// What a script in the guest may take.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// The same for the interop test, which waits for the timers of a dozen tunnels.
+/// The same for the interop test, which waits for two rekeys and for the timers of a dozen tunnels.
 const INTEROP_LIMIT: Duration = Duration::from_mins(10);
 
 /// How a script in the guest ended.
@@ -57,19 +57,15 @@ pub fn uapi_test(linux: &Path, forwarder: &Path) -> anyhow::Result<Outcome> {
 }
 
 /// `forwarder` and the kernel's own WireGuard: the interop matrix, and what else peers do to each other.
-/// `flood` is the test program of that name;
-/// `long` takes two rekeys rather than one.
+/// `flood` is the test program of that name.
 ///
 /// # Errors
 /// As for [`bond_test`].
-pub fn interop_test(linux: &Path, forwarder: &Path, flood: &Path, long: bool) -> anyhow::Result<Outcome> {
-    let mut variables = vec![
+pub fn interop_test(linux: &Path, forwarder: &Path, flood: &Path) -> anyhow::Result<Outcome> {
+    let variables = [
         ("FORWARDER", guest_path(&fs::canonicalize(forwarder)?)),
         ("FLOOD", guest_path(&fs::canonicalize(flood)?)),
     ];
-    if long {
-        variables.push(("LONG", "yes".to_owned()));
-    }
     run(linux, &repository().join("tests/uml/interop.sh"), &variables, INTEROP_LIMIT)
 }
 

@@ -33,7 +33,7 @@ pub fn is_long() -> bool {
 /// Options of `cargo xtask test`.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Options {
-    /// Let the interop tests run over two rekeys rather than one (two minutes more)
+    /// Let all interop tests run over two rekeys, as the kernel's always do (two minutes more)
     #[arg(long)]
     long: bool,
 }

@@ -68,7 +68,7 @@ pub fn all(progress: Progress, options: Options, matrix: &Rc<Matrix>) -> Result<
         steps.push(step(name, move || in_uml(test, progress)));
     }
     let matrix = Rc::clone(matrix);
-    steps.push(step("interop: kernel WireGuard", move || kernel_wireguard(&matrix, options, progress)));
+    steps.push(step("interop: kernel WireGuard", move || kernel_wireguard(&matrix, progress)));
     Ok(steps)
 }
 
@@ -308,7 +308,7 @@ fn in_uml(test: UmlTest, progress: Progress) -> Result<Outcome> {
 }
 
 /// The kernel's own WireGuard as the peer, under User-mode Linux.
-fn kernel_wireguard(matrix: &Matrix, options: Options, progress: Progress) -> Result<Outcome> {
+fn kernel_wireguard(matrix: &Matrix, progress: Progress) -> Result<Outcome> {
     let linux = match lab_kernel::run(progress) {
         Ok(linux) => linux,
         Err(error) => {
@@ -319,7 +319,7 @@ fn kernel_wireguard(matrix: &Matrix, options: Options, progress: Progress) -> Re
     };
     workspace::cargo().args(["build", "--locked", "-p", "tests", "--bin", "handshake-flood"]).visibly()?;
     let flood = workspace::program("debug", "handshake-flood")?;
-    let uml::Outcome { status, output } = uml::interop_test(&linux, &forwarder()?, &flood, options.long)?;
+    let uml::Outcome { status, output } = uml::interop_test(&linux, &forwarder()?, &flood)?;
     println!("{output}");
     matrix.take(&output)?;
     Ok(Outcome::Ran(if status == 0 { Tally::SUCCESS } else { Tally::FAILURE }))
