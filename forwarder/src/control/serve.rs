@@ -161,7 +161,7 @@ impl Running {
                 self.gateway.note(changed);
             }
             how = self.absence.over() => {
-                tracing::warn!("{how}, so this machine may be a restored snapshot: all sessions begin anew");
+                tracing::warn!("{how}: the machine may have been restored from a snapshot, all sessions begin anew");
                 self.gateway.end_sessions(&mut self.rng);
             }
             _ = self.bonds.tick() => self.gateway.look_at_bonds().await,

@@ -62,7 +62,7 @@ impl Far {
         assert!(gateway.handle.handshake(TUNNEL, source, &message).is_ok());
     }
 
-    /// What the gateway sends it, and when.
+    /// What the gateway sends it, and when it comes.
     async fn hears(&self) -> (Vec<u8>, Boottime) {
         let mut message = vec![0; 2048];
         let received = tokio::time::timeout(PATIENCE, self.socket.recv(&mut message)).await;
@@ -86,7 +86,7 @@ async fn a_message_leaves_when_every_lane_may_know_its_index() {
     settle(&mut lanes);
     far.initiates(&gateway, far.address());
     let begun = clock::boottime();
-    let ((), (response, heard)) = tokio::join!(async { gateway.turn(&mut rng()).await }, far.hears(),);
+    let ((), (response, heard)) = tokio::join!(async { gateway.turn(&mut rng()).await }, far.hears());
     let waited = heard.since(begun);
     assert!(waited >= PUBLISHED_WITHIN, "it was sent after {waited:?}");
     for lane in &mut lanes {
@@ -94,7 +94,7 @@ async fn a_message_leaves_when_every_lane_may_know_its_index() {
     }
 }
 
-/// Section 6.3: keys are wiped when their time is over, or their peer is gone.
+/// Section 6.3: here because their peer is gone.
 #[tokio::test]
 async fn keys_are_wiped_when_no_lane_has_them_any_more() {
     let (mut far, config) = Far::new().await;

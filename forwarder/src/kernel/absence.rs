@@ -85,11 +85,11 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a step of the control thread, which looks at the clock in each.
-    const STEP: Duration = Duration::from_millis(100);
+    /// What is there is noticed at once.
+    const SOON: Duration = Duration::from_millis(100);
 
     async fn noticed(absence: &mut Absence) -> Option<&'static str> {
-        tokio::time::timeout(STEP, absence.over()).await.ok()
+        tokio::time::timeout(SOON, absence.over()).await.ok()
     }
 
     #[tokio::test]
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(noticed(&mut absence).await, None);
         absence.ahead += Duration::from_hours(1);
         assert_eq!(noticed(&mut absence).await, None);
-        absence.ahead = absence.ahead.saturating_sub(SHORTEST + STEP);
+        absence.ahead = absence.ahead.saturating_sub(SHORTEST + SOON);
         assert_eq!(noticed(&mut absence).await, Some("the wall clock was set forward"));
         assert_eq!(noticed(&mut absence).await, None);
     }
