@@ -66,6 +66,8 @@ pub struct Report {
     pub pings: u32,
     /// Pings answered.
     pub answered: u32,
+    /// Data messages that no session of ours opens.
+    pub unopened: u32,
 }
 
 /// Joins, pings and renews.
@@ -95,6 +97,7 @@ struct Peer {
     socket: UdpSocket,
     /// How far the peer's clock runs ahead: that makes its session old.
     ahead: Duration,
+    unopened: u32,
 }
 
 impl Peer {
@@ -117,7 +120,7 @@ impl Peer {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(options.to)?;
         socket.set_read_timeout(Some(Duration::from_millis(1)))?;
-        Ok(Self { tunnel, socket, ahead: Duration::ZERO })
+        Ok(Self { tunnel, socket, ahead: Duration::ZERO, unopened: 0 })
     }
 
     fn now(&self) -> Boottime {
@@ -150,7 +153,10 @@ impl Peer {
             let Ok(len) = self.socket.recv(&mut buffer) else { continue };
             let message = &buffer[..len];
             if message[0] == TYPE_DATA {
-                self.open(message).iter().for_each(|packet| opened(packet));
+                match self.open(message) {
+                    Some(packet) => opened(&packet),
+                    None => self.unopened += 1,
+                }
             } else {
                 let from = self.socket.peer_addr()?;
                 // What is refused is not for us, or comes too late.
@@ -210,6 +216,7 @@ impl Peer {
         }
         report.rekeyed = self.session().is_some_and(|session| session.local_index != first);
         report.answered = answered.len() as u32;
+        report.unopened = self.unopened;
         Ok(())
     }
 

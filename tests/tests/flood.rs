@@ -80,6 +80,7 @@ fn flooded(flood: Flood, arguments: &[&str]) -> Result<()> {
     ensure!(newcomer.handshake_seconds.is_some(), "the new peer got no session: {told}");
     ensure!(newcomer.rekeyed, "its session was not renewed: {told}");
     ensure!(newcomer.answered * 2 > newcomer.pings, "its pings were lost: {told}");
+    ensure!(newcomer.unopened == 0, "what the gateway sent cannot be opened: {told}");
     let lost = ["no_session", "session_expired", "unknown_index", "auth_failed", "replayed"];
     let stray = flood == Flood::StrayData;
     for reason in lost.into_iter().filter(|reason| !stray || *reason != "unknown_index") {

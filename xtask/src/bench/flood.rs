@@ -87,7 +87,7 @@ struct Figures {
     rekeyed: bool,
     /// Pings of the new peer that were not answered.
     pings_lost: u32,
-    /// Packets that gateway A dropped for want of the right session.
+    /// Packets that gateway A dropped, or the new peer could not open, for want of the right session.
     session_drops: u64,
     /// Packets that gateway A dropped, by reason.
     drops: BTreeMap<String, u64>,
@@ -227,7 +227,8 @@ impl Figures {
         for (reason, count) in drops {
             *self.drops.entry(reason.clone()).or_default() += count;
         }
-        self.session_drops = SESSION_DROPS.iter().filter_map(|reason| self.drops.get(*reason)).sum();
+        let dropped: u64 = SESSION_DROPS.iter().filter_map(|reason| drops.get(*reason)).sum();
+        self.session_drops += dropped + u64::from(newcomer.unopened);
         self.growth_kib = self.growth_kib.max(measured.growth_kib);
         self.cpu_seconds += measured.cpu_seconds;
     }

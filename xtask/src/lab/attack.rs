@@ -93,6 +93,8 @@ pub struct Newcomer {
     pub pings: u32,
     /// Pings answered.
     pub answered: u32,
+    /// Data messages of the gateway that no session of its own opens.
+    pub unopened: u32,
 }
 
 /// A lab whose gateway A can be attacked.
