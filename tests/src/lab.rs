@@ -1,6 +1,7 @@
 //! Labs as the tests want them: two sites, forwarder's debug build, and threads in a lab's namespaces.
 
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use xtask::command::exists;
 use xtask::lab::gateway::Gateway;
-use xtask::lab::{Lab, Netns, Options, Site};
+use xtask::lab::{Family, Lab, Netns, Options, Site, address};
 use xtask::{elevate, test, workspace};
 
 use crate::packet_socket::{EXPERIMENTAL, PacketSocket};
@@ -78,6 +79,23 @@ pub fn start_ready(lab: &Lab, site: &Site, arguments: &[&str]) -> Result<Gateway
     let mut gateway = start(lab, site, arguments)?;
     gateway.wait_ready(PATIENCE)?;
     Ok(gateway)
+}
+
+/// Gives a site's gateway another address on its first underlay network; returns it.
+///
+/// # Errors
+/// It has none, or takes no other.
+pub fn renumber(lab: &Lab, site: &Site) -> Result<IpAddr> {
+    let underlay = lab.options.underlay;
+    let old = address::underlay(underlay, site.side, 0);
+    let (new, bits): (IpAddr, _) = match underlay {
+        Family::V4 => ("10.200.0.77".parse()?, 24),
+        Family::V6 => ("fd00:200::77".parse()?, 64),
+    };
+    for change in [format!("del {old}"), format!("add {new}")] {
+        site.gateway.ip(&format!("address {change}/{bits} dev {}", address::slave(0)))?;
+    }
+    Ok(new)
 }
 
 /// `forwarder down` in a site's gateway; returns what it says.

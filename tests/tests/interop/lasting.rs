@@ -3,7 +3,8 @@
 use std::thread;
 
 use nix::sys::signal::Signal;
-use xtask::lab::address::{self, lan4};
+use tests::lab::renumber;
+use xtask::lab::address::lan4;
 use xtask::lab::peer::{Implementation, Program};
 use xtask::lab::{Family, Side, traffic};
 use xtask::test::is_long;
@@ -95,23 +96,16 @@ fn boringtun_is_followed_where_it_roams() {
     is_followed("boringtun_is_followed_where_it_roams", Implementation::Boringtun, to_another_port);
 }
 
-fn to_another_port(ends: &Ends, _: Family) {
+fn to_another_port(ends: &Ends) {
     let interface = &ends.peers[0].interface;
     ends.lab.b.gateway.run(&format!("wg set {interface} listen-port 40000")).unwrap();
 }
 
-fn to_another_address(ends: &Ends, underlay: Family) {
-    let (new, bits) = match underlay {
-        Family::V4 => ("10.200.0.77", 24),
-        Family::V6 => ("fd00:200::77", 64),
-    };
-    let old = address::underlay(underlay, Side::B, 0);
-    for change in [format!("del {old}/{bits}"), format!("add {new}/{bits}")] {
-        ends.lab.b.gateway.ip(&format!("address {change} dev {}", address::slave(0))).unwrap();
-    }
+fn to_another_address(ends: &Ends) {
+    renumber(&ends.lab, &ends.lab.b).unwrap();
 }
 
-fn is_followed(test: &str, implementation: Implementation, moves: fn(&Ends, Family)) {
+fn is_followed(test: &str, implementation: Implementation, moves: fn(&Ends)) {
     let Some(program) = program(test, implementation) else { return };
     at_once([Family::V4, Family::V6], |underlay| {
         let lab = lab(1, underlay);
@@ -119,7 +113,7 @@ fn is_followed(test: &str, implementation: Implementation, moves: fn(&Ends, Fami
         let ends = Ends::start(lab, &program);
         ping_when_reachable(&ends.lab.a, &ends.lab.b);
         let before = handshakes.sent_by(Side::A) + handshakes.sent_by(Side::B);
-        moves(&ends, underlay);
+        moves(&ends);
         // Its next data message comes from there, and nothing else tells of it.
         ping_when_reachable(&ends.lab.b, &ends.lab.a);
         ping(&ends.lab.a.host, lan4(Side::B, 10), "");

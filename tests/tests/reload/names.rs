@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use tests::lab::{self, PATIENCE, start_ready};
+use tests::lab::{self, PATIENCE, renumber, start_ready};
 use xtask::lab::{Netns, Options, Side, address, traffic};
 
 use crate::tools::{edit, pings, reload};
@@ -20,9 +20,10 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
             format!("Endpoint = {host}:{}", line.rsplit(':').next().unwrap_or_default())
         })?;
     }
-    // Only A knows where the other one is.
+    // Only A knows where the other one is, and B says nothing unasked.
     for file in ["wg0", "wg1"] {
         edit(&lab.b, file, "Endpoint", |_| String::new())?;
+        edit(&lab.b, file, "PersistentKeepalive", |_| String::new())?;
     }
     let mut a = start_ready(&lab, &lab.a, &[])?;
     let mut b = start_ready(&lab, &lab.b, &[])?;
@@ -42,6 +43,12 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
     names.set("10.200.0.99 moved.test late.test\n")?;
     reload(&mut a, "was read again")?;
     ensure!(pings(&lab.a.host, lab.b.host_address().into())?, "the endpoints were forgotten");
+
+    // One that moves and does not say where is silent, and then somebody asks.
+    let moved = renumber(&lab, &lab.b)?;
+    names.set(&format!("{moved} moved.test\n"))?;
+    let target = address::tunnel(Side::B, 0).into();
+    traffic::wait_reachable(&lab.a.host, target, 4 * PATIENCE).context("after the move")?;
     Ok(())
 }
 
