@@ -20,10 +20,9 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
             format!("Endpoint = {host}:{}", line.rsplit(':').next().unwrap_or_default())
         })?;
     }
-    // Only A knows where the other one is, and B says nothing unasked.
+    // Only A knows where the other one is.
     for file in ["wg0", "wg1"] {
         edit(&lab.b, file, "Endpoint", |_| String::new())?;
-        edit(&lab.b, file, "PersistentKeepalive", |_| String::new())?;
     }
     let mut a = start_ready(&lab, &lab.a, &[])?;
     let mut b = start_ready(&lab, &lab.b, &[])?;
@@ -44,8 +43,10 @@ fn endpoints_by_name_are_looked_up_until_the_peers_answer() -> Result<()> {
     reload(&mut a, "was read again")?;
     ensure!(pings(&lab.a.host, lab.b.host_address().into())?, "the endpoints were forgotten");
 
-    // One that moves and does not say where is silent, and then somebody asks.
+    // One that begins anew elsewhere cannot say where; when it has been silent for a while, somebody asks.
+    b.daemon.stop()?;
     let moved = renumber(&lab, &lab.b)?;
+    let _b = start_ready(&lab, &lab.b, &[])?;
     names.set(&format!("{moved} moved.test\n"))?;
     let target = address::tunnel(Side::B, 0).into();
     traffic::wait_reachable(&lab.a.host, target, 4 * PATIENCE).context("after the move")?;
