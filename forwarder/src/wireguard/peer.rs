@@ -328,6 +328,10 @@ impl Peer {
         self.timers.handshake_heard(cx.now);
         self.traffic.source.reset(source);
         self.roam(cx, source);
+        // A pinned one that is elsewhere is heard, and has to be found.
+        if self.endpoint == Some(source) {
+            self.timers.reached();
+        }
     }
 
     fn roam(&mut self, cx: &mut Context<'_>, source: SocketAddr) {

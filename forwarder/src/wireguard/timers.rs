@@ -76,7 +76,7 @@ impl Timers {
         self.persistent = interval.map(|_| now);
     }
 
-    /// When the first initiation was sent after which nothing of a handshake was accepted.
+    /// When the first initiation was sent that went unanswered, and after which no other of the peer's was accepted.
     pub(super) fn unanswered_since(&self) -> Option<Boottime> {
         self.unanswered
     }
@@ -100,6 +100,10 @@ impl Timers {
 
     pub(super) fn handshake_heard(&mut self, now: Boottime) {
         self.heard = Some(now);
+    }
+
+    /// The peer gets what is sent to it.
+    pub(super) fn reached(&mut self) {
         self.unanswered = None;
     }
 
@@ -111,6 +115,7 @@ impl Timers {
     pub(super) fn handshake_complete(&mut self) {
         self.retries = 0;
         self.retry = None;
+        self.reached();
     }
 
     /// Sets the timers that depend on traffic.

@@ -119,3 +119,18 @@ fn a_pinned_endpoint_stays() {
     assert_eq!(to, Node::address(A));
     assert!(net.nodes[B].tunnel.poll_event() != Some(Event::Endpoint(PEER)));
 }
+
+/// Who is heard there and sent to here is not reached: a name may know better, as of one that is silent.
+#[test]
+fn a_pinned_peer_that_is_elsewhere_counts_as_silent() {
+    let mut net = Net::new();
+    net.nodes[B].tunnel.set_roaming(PEER, false);
+    net.up = [false; 2];
+    net.want(B);
+    for (hour, source, silent) in [(1, address(ELSEWHERE), true), (2, Node::address(A), false)] {
+        net.advance(seconds(1.0));
+        let message = initiation(net.now, Duration::from_secs(3600 * hour));
+        assert!(net.deliver(A, source, &message));
+        assert_eq!(net.nodes[B].tunnel.status(PEER).unwrap().silent_since.is_some(), silent, "{source}");
+    }
+}
