@@ -358,7 +358,7 @@ cookies() { # the end that is flooded
 watch() { # name, filter
     ip netns exec b tcpdump -i wan -n -q -t -l --immediate-mode "$2" >"/tmp/seen-$1" 2>"/tmp/watch-$1" &
     WATCHERS="${WATCHERS:-} $!"
-    wait_until 10 "tcpdump does not start" grep -q 'listening on' "/tmp/watch-$1"
+    wait_until 10 "tcpdump does not start" grep -qs 'listening on' "/tmp/watch-$1"
 }
 
 seen() { # name
